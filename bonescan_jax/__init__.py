@@ -1,0 +1,1 @@
+"""Trains a UNet++ with deep supervision on whole-body bone scans, in JAX."""

@@ -1,0 +1,1 @@
+"""Scores, each against its published definition. NumPy only."""
