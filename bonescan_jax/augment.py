@@ -1,0 +1,103 @@
+"""On-device: grey values to network input, and random changes that leave a scan a scan.
+
+Everything random is a function of (seed, global sample index), so a sample meets the same changes
+on one device or many, and again after a restart.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+# Grey levels a count, for the noise of thinned scans: the median over the chest crops of BS-80K.
+TYPICAL_GAIN = 2.0
+
+
+def normalize(image: jax.Array, reference: jax.Array) -> jax.Array:
+    """Grey values to network input: the square root of brightness relative to bone.
+
+    The square root gives Poisson counts the same spread at every brightness (Bartlett 1936), and
+    keeps a full bladder, 30 times as bright as bone, within a few units.
+
+    Args:
+        image: (B, H, W) grey values or counts.
+        reference: (B,) the same unit, brightness of bone (`scans.counts.bone_reference`).
+
+    Returns:
+        (B, H, W, 1) float32.
+    """
+    relative = image.astype(jnp.float32) / reference[:, None, None]
+    return jnp.sqrt(jnp.maximum(relative, 0.0))[..., None]
+
+
+def augment(
+    image: jax.Array,
+    mask: jax.Array,
+    sample: jax.Array,
+    seed: int,
+    settings: ml_collections.ConfigDict,
+) -> tuple[jax.Array, jax.Array]:
+    """Moves, thins and dims each scan of a batch at random.
+
+    Args:
+        image: (B, H, W) uint8 grey values.
+        mask: (B, H, W) uint8 classes.
+        sample: (B,) global sample indices, the source of randomness.
+        seed: config.seed.
+        settings: config.augment.
+
+    Returns:
+        The changed image, float32, and mask, uint8.
+    """
+    keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(sample)
+
+    def one(key: jax.Array, image: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        move_key, thin_key, gain_key = jax.random.split(key, 3)
+        image, mask = _move(move_key, image, mask, settings)
+        image = _thin(thin_key, image.astype(jnp.float32), settings.thinning)
+        change = jax.random.uniform(gain_key, minval=-settings.gain, maxval=settings.gain)
+        return image * (1 + change), mask
+
+    return jax.vmap(one)(keys, image, mask)
+
+
+def _move(
+    key: jax.Array, image: jax.Array, mask: jax.Array, settings: ml_collections.ConfigDict
+) -> tuple[jax.Array, jax.Array]:
+    """Flips, turns, scales and shifts (H, W) image and mask alike.
+
+    Each target pixel takes its nearest source pixel: interpolation would smooth the Poisson noise,
+    and the net would learn a noise that no scan has.
+    """
+    height, width = image.shape
+    flip, turn, scale, shift = jax.random.split(key, 4)
+    angle = jnp.deg2rad(settings.rotation) * jax.random.uniform(turn, minval=-1, maxval=1)
+    zoom = 1 + settings.scale * jax.random.uniform(scale, minval=-1, maxval=1)
+    dy, dx = settings.shift * jax.random.uniform(shift, (2,), minval=-1, maxval=1)
+    mirror = jnp.where(jax.random.bernoulli(flip, settings.flip), -1.0, 1.0)
+
+    y = jnp.arange(height)[:, None] - (height - 1) / 2
+    x = jnp.arange(width)[None, :] - (width - 1) / 2
+    cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+    row = cos * y - sin * x + dy + (height - 1) / 2
+    column = mirror * (sin * y + cos * x + dx) + (width - 1) / 2
+    row, column = _reflect(row, height), _reflect(column, width)
+    return image[row, column], mask[row, column]
+
+
+def _reflect(position: jax.Array, size: int) -> jax.Array:
+    """Nearest pixel index; beyond an edge the scan goes on as its mirror image."""
+    index = jnp.abs(jnp.round(position).astype(jnp.int32))
+    return jnp.clip(jnp.minimum(index, 2 * (size - 1) - index), 0, size - 1)
+
+
+def _thin(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
+    """What a shorter acquisition would have shown: a share p of the counts, scaled back by 1/p.
+
+    Keeping each of n counts with probability p leaves a binomial with variance n p (1 − p); here
+    its normal approximation, in grey values of TYPICAL_GAIN levels a count.
+    """
+    share_key, noise_key = jax.random.split(key)
+    kept = 1 - most * jax.random.uniform(share_key)
+    noise = jax.random.normal(noise_key, image.shape)
+    spread = jnp.sqrt(TYPICAL_GAIN * image * (1 - kept) / kept)
+    return jnp.maximum(image + spread * noise, 0.0)

@@ -1,0 +1,175 @@
+"""Every setting once, with its default, unit and reason. A file in configs/ changes some of them."""
+
+import ml_collections
+
+from bonescan_jax.errors import InputError
+
+# A duration may be given in any of these; exactly one of the three is more than zero.
+DURATION_UNITS = ("steps", "epochs", "examples")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The settings of a run, locked: an unknown name is an error and not a new setting."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # weights, order of samples, crops and augmentation all follow from it
+
+    config.data = _data()
+    config.augment = _augment()
+    config.model = _model()
+    config.loss = _loss()
+    config.train = _train()
+    config.evaluate = _evaluate()
+    config.mesh = _mesh()
+    config.lock()
+    return config
+
+
+def _data() -> ml_collections.ConfigDict:
+    data = ml_collections.ConfigDict()
+    data.dir = "data"  # folder that `bonescan prepare` wrote
+    data.name = "bs80k"  # data set in it: bs80k or phantom
+    data.views = "both"  # anterior, posterior or both; each view is an example of its own
+    data.mask = "ellipse"  # how a box becomes a mask: box or ellipse (hot spots are round)
+    data.split_seed = 0  # which patients are for training, validation and test
+    data.validation_fraction = 0.1  # of the patients
+    data.test_fraction = 0.2  # of the patients
+    data.crop_height = 1024  # pixels; 1024 is the whole scan
+    data.crop_width = 256  # pixels; 256 is the whole scan
+    # Most crops hold no hot spot: this share of them is laid around one on purpose ...
+    data.hot_spot_crops = 0.75
+    # ... and this share of those around an abnormal one, where the scan has one.
+    data.abnormal_crops = 0.6
+    data.num_workers = 0  # processes that decode; 0 decodes in threads of this one
+    data.num_threads = 4  # that read and decode, in each process
+    data.prefetch_batches = 4  # decoded ahead of the step
+    return data
+
+
+def _augment() -> ml_collections.ConfigDict:
+    augment = ml_collections.ConfigDict()
+    augment.flip = 0.5  # probability of swapping left and right
+    augment.rotation = 5.0  # degrees, at most, either way: patients lie nearly straight
+    augment.scale = 0.1  # relative change of size, at most, either way
+    augment.shift = 4.0  # pixels, at most, either way
+    augment.thinning = 0.5  # share of the counts taken away, at most: a shorter scan
+    augment.gain = 0.15  # relative change of brightness, at most, either way
+    return augment
+
+
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    model.name = "unetpp"  # unetpp or unet
+    model.filters = (32, 64, 128, 256, 512)  # channels of each row
+    model.levels = 4  # depth, L1 to L4 of the paper
+    model.norm = "batch"  # none, batch, group or instance
+    model.deep_supervision = True  # a head and a loss on every X^{0,j} (unetpp)
+    model.dtype = "bfloat16"  # of the activations: bfloat16 or float32; weights are float32
+    return model
+
+
+def _loss() -> ml_collections.ConfigDict:
+    loss = ml_collections.ConfigDict()
+    loss.cross_entropy_weight = 0.5  # as in the UNet++ paper: ½ cross-entropy + soft Dice
+    loss.focal_gamma = 2.0  # 0 is plain cross-entropy; Lin et al., arXiv 1708.02002
+    loss.class_weights = (1.0, 8.0, 4.0)  # of background, abnormal, normal in the cross-entropy
+    loss.overlap_weight = 1.0
+    # Tversky index, arXiv 1706.05721; 0.5 and 0.5 make it the Dice coefficient.
+    loss.false_positive_weight = 0.5
+    loss.false_negative_weight = 0.5
+    return loss
+
+
+def _train() -> ml_collections.ConfigDict:
+    train = ml_collections.ConfigDict()
+    train.batch_size = 16  # examples a step over all devices
+    train.accumulate_steps = 1  # parts a batch is computed in, one after the other, to save memory
+    for name, steps in (("num", 1000), ("warmup", 50), ("eval_every", 500), ("save_every", 500)):
+        train[f"{name}_steps"] = steps
+        train[f"{name}_epochs"] = 0.0
+        train[f"{name}_examples"] = 0
+    train.log_every_steps = 20
+    train.learning_rate = 1e-3  # peak, after the warm-up; falls to zero on a cosine
+    train.weight_decay = 1e-4  # AdamW, on kernels only
+    train.clip_gradient_norm = 1.0
+    train.ema_decay = 0.99  # of the averaged weights that are evaluated; 0 evaluates the last
+    train.keep_checkpoints = 3
+    return train
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+    evaluate = ml_collections.ConfigDict()
+    evaluate.batch_size = 8  # whole scans a step over all devices
+    evaluate.min_area = 4  # pixels; smaller spots are no detection
+    return evaluate
+
+
+def _mesh() -> ml_collections.ConfigDict:
+    mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # devices along the batch; -1 takes all that `spatial` leaves
+    mesh.spatial = 1  # devices along the height of a scan
+    mesh.shard_parameters = False  # spread weights and optimizer over `data` instead of copying
+    return mesh
+
+
+def resolve_steps(train: ml_collections.ConfigDict, name: str, examples_per_epoch: int) -> int:
+    """The duration `name` (num, warmup, …) of config.train in steps, whatever unit it is given in.
+
+    Raises:
+        InputError: not exactly one of `<name>_steps`, `_epochs` and `_examples` is above zero
+            (all zero is allowed for everything but `num`, and means never).
+    """
+    given = {unit: train[f"{name}_{unit}"] for unit in DURATION_UNITS if train[f"{name}_{unit}"] > 0}
+    if len(given) > 1 or (name == "num" and not given):
+        found = " and ".join(f"train.{name}_{unit}={value}" for unit, value in given.items())
+        raise InputError(
+            f"config: found {found or f'no train.{name}_steps'}, expected exactly one of "
+            + ", ".join(f"train.{name}_{unit}" for unit in DURATION_UNITS)
+            + " above zero (set the others to 0)"
+        )
+    if not given:
+        return 0
+    unit, value = given.popitem()
+    examples = {"steps": train.batch_size, "epochs": examples_per_epoch, "examples": 1}[unit]
+    return max(1, round(value * examples / train.batch_size))
+
+
+_CHOICES = {
+    "data.views": ("anterior", "posterior", "both"),
+    "data.mask": ("box", "ellipse"),
+    "data.name": ("bs80k", "phantom"),
+    "model.name": ("unetpp", "unet"),
+    "model.norm": ("none", "batch", "group", "instance"),
+    "model.dtype": ("bfloat16", "float32"),
+}
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks what can be checked before any data is read.
+
+    Raises:
+        InputError: a setting has a value outside its choices, or two do not fit together.
+    """
+    for name, choices in _CHOICES.items():
+        section, key = name.split(".")
+        if config[section][key] not in choices:
+            raise InputError(
+                f"config: {name} is {config[section][key]!r}, expected one of {', '.join(choices)}"
+            )
+    multiple = 2**config.model.levels
+    for name, limit in (("crop_height", 1024), ("crop_width", 256)):
+        size = config.data[name]
+        if not 0 < size <= limit or size % multiple:
+            raise InputError(
+                f"config: data.{name} is {size}, expected a multiple of {multiple} "
+                f"(2 to the power of model.levels) up to {limit}"
+            )
+    if len(config.model.filters) <= config.model.levels:
+        raise InputError(
+            f"config: model.filters has {len(config.model.filters)} widths, expected "
+            f"{config.model.levels + 1} for model.levels={config.model.levels}"
+        )
+    if config.train.batch_size % config.train.accumulate_steps:
+        raise InputError(
+            f"config: train.batch_size is {config.train.batch_size}, expected a multiple of "
+            f"train.accumulate_steps={config.train.accumulate_steps}"
+        )

@@ -1,0 +1,210 @@
+"""The layers that UNet++ and U-Net share: convolution blocks, pooling, up-convolution, heads.
+
+Arrays are (batch, height, width, channel). Parameters are float32; every layer computes in `dtype`
+and keeps its statistics in float32.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+NORMS = ("none", "batch", "group", "instance")
+GROUPS = 8  # channels of a row are split into as many groups, or fewer where it has fewer channels
+EPSILON = 1e-5
+BATCH_MOMENTUM = 0.9  # share of the old running statistics that a step keeps
+
+# Zhou et al. use he-normal for every convolution.
+_he_normal = nnx.initializers.he_normal()
+
+
+class Norm(nnx.Module):
+    """Batch, group or instance normalisation with a learned scale and bias per channel.
+
+    Batch: Ioffe and Szegedy, arXiv 1502.03167; under `jit` with a sharded batch the mean is over
+    the global batch. Group: Wu and He, arXiv 1803.08494. Instance: Ulyanov et al., arXiv
+    1607.08022.
+    """
+
+    def __init__(self, kind: str, channels: int) -> None:
+        self.kind = kind
+        self.channels = channels
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        if kind == "batch":
+            self.mean = nnx.BatchStat(jnp.zeros(channels))
+            self.variance = nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises (B, H, W, C); `train` uses and tracks the batch's own statistics."""
+        mean, variance = self._batch(x, train) if self.kind == "batch" else self._per_image(x)
+        multiplier = self.scale[...] * jax.lax.rsqrt(variance + EPSILON)
+        offset = self.bias[...] - mean * multiplier
+        # One multiply-add a pixel: the statistics stay float32, the activations stay in dtype.
+        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+
+    def _batch(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        if not train:
+            return self.mean[...], self.variance[...]
+        mean, variance = _moments(x, (0, 1, 2))
+        for running, new in ((self.mean, mean), (self.variance, variance)):
+            kept = BATCH_MOMENTUM * running[...] + (1 - BATCH_MOMENTUM) * new
+            running[...] = jax.lax.stop_gradient(kept)
+        return mean, variance
+
+    def _per_image(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        groups = self.channels if self.kind == "instance" else min(GROUPS, self.channels)
+        members = self.channels // groups
+        mean, square = _means(x, (1, 2))  # (B, C)
+        if members > 1:
+            def pool(v: jax.Array) -> jax.Array:
+                pooled = v.reshape(-1, groups, members).mean(-1)
+                return jnp.repeat(pooled, members, axis=-1)
+
+            mean, square = pool(mean), pool(square)
+        variance = jnp.maximum(square - mean**2, 0.0)
+        return mean[:, None, None, :], variance[:, None, None, :]
+
+
+def _means(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and mean square over `axes` in float32, in one pass over x."""
+    x = x.astype(jnp.float32)
+    return x.mean(axes), (x * x).mean(axes)
+
+
+def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    mean, square = _means(x, axes)
+    return mean, jnp.maximum(square - mean**2, 0.0)
+
+
+class Conv3x3(nnx.Module):
+    """3×3 convolution, zero padding, over the channels of several sources side by side.
+
+    The sources are never concatenated: convolution is linear in its input channels, so the kernel
+    is cut instead of the activations being copied together.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, use_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        self.dtype = dtype
+        self.kernel = nnx.Param(_he_normal(rngs.params(), (3, 3, in_channels, out_channels)))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if use_bias else None
+
+    def __call__(self, sources: Sequence[jax.Array]) -> jax.Array:
+        """(B, H, W, C_k) for each source k to (B, H, W, out_channels)."""
+        kernel = self.kernel[...].astype(self.dtype)
+        total, start = None, 0
+        for source in sources:
+            stop = start + source.shape[-1]
+            part = jax.lax.conv_general_dilated(
+                source.astype(self.dtype),
+                kernel[:, :, start:stop],
+                window_strides=(1, 1),
+                padding="SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            total, start = part if total is None else total + part, stop
+        return total if self.bias is None else total + self.bias[...].astype(self.dtype)
+
+
+class ConvBlock(nnx.Module):
+    """(3×3 convolution, normalisation if any, ReLU) twice: one node of the nets."""
+
+    def __init__(
+        self, in_channels: int, channels: int, norm: str, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        # A bias before a normalisation would be subtracted again.
+        use_bias = norm == "none"
+        self.conv1 = Conv3x3(in_channels, channels, use_bias, dtype, rngs)
+        self.conv2 = Conv3x3(channels, channels, use_bias, dtype, rngs)
+        self.norm1 = None if norm == "none" else Norm(norm, channels)
+        self.norm2 = None if norm == "none" else Norm(norm, channels)
+
+    def __call__(self, sources: Sequence[jax.Array], train: bool) -> jax.Array:
+        """(B, H, W, C_k) for each source to (B, H, W, channels)."""
+        x = self.conv1(sources)
+        x = jax.nn.relu(x if self.norm1 is None else self.norm1(x, train))
+        x = self.conv2([x])
+        return jax.nn.relu(x if self.norm2 is None else self.norm2(x, train))
+
+
+class UpConv(nnx.Module):
+    """2×2 transposed convolution of stride 2, bias, no activation.
+
+    Windows of stride 2 do not overlap, so it is one matrix product to four times the channels and
+    a depth-to-space, which needs no neighbour and so no communication on a spatial mesh.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        self.dtype = dtype
+        # Each output pixel sees in_channels inputs, once: he-normal with that fan-in.
+        weights = _he_normal(rngs.params(), (in_channels, 4 * out_channels))
+        weights = weights.reshape(in_channels, 2, 2, out_channels).transpose(1, 2, 0, 3)
+        self.kernel = nnx.Param(weights)
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, in_channels) to (B, 2H, 2W, out_channels)."""
+        batch, height, width, _ = x.shape
+        kernel = self.kernel[...].astype(self.dtype)
+        up = jnp.einsum("bhwc,yxcf->bhywxf", x.astype(self.dtype), kernel)
+        up = up.reshape(batch, 2 * height, 2 * width, -1)
+        return up + self.bias[...].astype(self.dtype)
+
+
+class Head(nnx.Module):
+    """1×1 convolution to class logits, which leave in float32."""
+
+    def __init__(self, in_channels: int, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.dtype = dtype
+        self.kernel = nnx.Param(_he_normal(rngs.params(), (in_channels, num_classes)))
+        self.bias = nnx.Param(jnp.zeros(num_classes))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, in_channels) to float32 logits (B, H, W, num_classes)."""
+        logits = jnp.einsum(
+            "bhwc,ck->bhwk",
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return logits + self.bias[...]
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2×2 max-pool of stride 2: (B, H, W, C) to (B, H/2, W/2, C); H and W must be even."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
+def check_network(filters: Sequence[int], levels: int, norm: str) -> None:
+    """Raises ValueError unless there is a width for each row and the norm is known."""
+    if not 1 <= levels < len(filters) + 1:
+        raise ValueError(f"model.levels is {levels}, expected 1 or more")
+    if len(filters) < levels + 1:
+        raise ValueError(
+            f"model.filters has {len(filters)} widths, expected {levels + 1}: one for each of the "
+            f"rows 0 to model.levels ({levels})"
+        )
+    if norm not in NORMS:
+        raise ValueError(f"model.norm is {norm!r}, expected one of {', '.join(NORMS)}")
+    if norm == "group":
+        for width in filters[: levels + 1]:
+            if width % min(GROUPS, width):
+                raise ValueError(
+                    f"model.filters holds {width}, expected a multiple of {GROUPS} for group norm"
+                )
+
+
+def check_size(x: jax.Array, levels: int) -> None:
+    """Raises ValueError unless height and width can be halved `levels` times."""
+    _, height, width, _ = x.shape
+    if height % 2**levels or width % 2**levels:
+        raise ValueError(
+            f"the input is {height}×{width}, expected multiples of {2**levels} "
+            f"for {levels} levels of 2×2 pooling"
+        )

@@ -1,0 +1,67 @@
+"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from types import TracebackType
+
+import rich.console
+import rich.progress
+
+LINE_SECONDS = 15.0  # between lines where there is no terminal, as in a cluster's log file
+
+
+class Progress:
+    """Counts pieces of work done out of `total`, with the time left.
+
+    Use it as a context manager; what it shows goes to standard error only.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done, self.note = what, total, done, ""
+        self.started, self.at_start, self.last_line = time.monotonic(), done, time.monotonic()
+        self.console = rich.console.Console(stderr=True)
+        self.bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        if not self.console.is_terminal:
+            self._line()
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """Tells that `done` more pieces are done; `note` stays until another replaces it."""
+        self.done += done
+        self.note = note or self.note
+        self.bar.update(self.task, completed=self.done, note=self.note)
+        if not self.console.is_terminal and time.monotonic() - self.last_line > LINE_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        self.last_line = time.monotonic()
+        elapsed = self.last_line - self.started
+        rate = (self.done - self.at_start) / elapsed if elapsed else 0.0
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
+        note = f", {self.note}" if self.note else ""
+        self.console.print(
+            f"{self.what}: {self.done}/{self.total}, {elapsed:.0f} s{left}{note}",
+            highlight=False,
+            soft_wrap=True,
+        )

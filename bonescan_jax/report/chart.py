@@ -1,0 +1,132 @@
+"""Line charts as inline SVG: axes with round ticks, labels, a legend, nothing else."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 560, 300  # of the drawing, scaled by the page
+LEFT, RIGHT, TOP, BOTTOM = 64, 548, 56, 256  # of the plot within it
+MAX_POINTS = 1000  # a line: more cannot be told apart at this width
+
+
+class Line(NamedTuple):
+    """One line of a chart; points that are not finite leave a gap."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    width: float = 2.0
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None = None,
+) -> str:
+    """Draw lines over a common axis.
+
+    Args:
+        title: written above the plot.
+        lines: what to draw, at least one finite point among them.
+        x_label: the quantity on the x axis and its unit.
+        y_label: the quantity on the y axis and its unit.
+        y_limits: bounds of the y axis; None fits them to the points, with 0 included.
+
+    Returns:
+        An `<svg>` element; names and labels are escaped.
+
+    Raises:
+        ValueError: there is no finite point.
+    """
+    finite = [p for line in lines for p in line.points if all(map(math.isfinite, p))]
+    if not finite:
+        raise ValueError(f"chart {title!r} has no finite point")
+    x_values, y_values = zip(*finite, strict=True)
+    x_ticks = _ticks(min(0, *x_values), max(x_values))
+    y_ticks = _ticks(*(y_limits or (min(0, *y_values), max(y_values))))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>',
+        f'<text class="chart-title" x="{LEFT}" y="18">{escape(title)}</text>',
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{escape(x_label)}</text>",
+        f'<text transform="translate(14 {(TOP + BOTTOM) / 2}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label)}</text>',
+    ]
+    for tick in y_ticks:
+        _, y = place(x_ticks[0], tick)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in x_ticks:
+        x, _ = place(tick, y_ticks[0])
+        parts.append(f'<path class="axis" d="M{x:.1f} {BOTTOM}v5"/>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{BOTTOM + 18}" text-anchor="middle">{_short(tick)}</text>'
+        )
+    parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
+    for line in lines:
+        placed = [place(*p) if all(map(math.isfinite, p)) else None for p in _thinned(line.points)]
+        parts.append(_path(placed, line))
+    parts.append(_legend(lines))
+    return "".join((*parts, "</svg>"))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round values that enclose the range."""
+    if low == high:
+        high = low + 1
+    rough = (high - low) / 5
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    stride = math.ceil(len(points) / MAX_POINTS) or 1
+    return [*points[:-1:stride], *points[-1:]]
+
+
+def _path(placed: Sequence[tuple[float, float] | None], line: Line) -> str:
+    """Join the points; a point with a gap on both sides is a dot."""
+    commands, previous = [], None
+    for point in placed:
+        if point:
+            commands.append(f"{'L' if previous else 'M'}{point[0]:.1f} {point[1]:.1f}")
+        previous = point
+    style = f'stroke="{line.colour}" stroke-width="{line.width}"'
+    path = f'<path class="line" {style} d="{"".join(commands)}"/>'
+    gaps = [None, *placed, None]
+    dots = [
+        f'<circle cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="3" fill="{line.colour}"/>'
+        for before, point, after in zip(gaps, placed, gaps[2:], strict=False)
+        if point and not before and not after
+    ]
+    return path + "".join(dots)
+
+
+def _legend(lines: Sequence[Line]) -> str:
+    if len(lines) == 1:
+        return ""
+    parts, x = [], LEFT
+    for line in lines:
+        parts.append(
+            f'<path stroke="{line.colour}" stroke-width="{max(line.width, 1.5)}" d="M{x} 36h18"/>'
+            f'<text x="{x + 23}" y="40">{escape(line.name)}</text>'
+        )
+        x += 23 + 7 * len(line.name) + 18
+    return "".join(parts)

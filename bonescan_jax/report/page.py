@@ -1,0 +1,297 @@
+"""One self-contained HTML page on a run: scores, curves, pictures, settings. Opens offline."""
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.report.chart import Line, line_chart
+from bonescan_jax.report.style import CLASS_COLOURS, PALETTE, STYLE
+from bonescan_jax.scans import CLASSES
+
+FOREGROUND = CLASSES[1:]
+MAX_PICTURES = 6  # each is one to two megabytes of PNG
+# The settings a reader asks for first; the rest is in the full list.
+MAIN_SETTINGS = (
+    *("seed", "data.dir", "data.views", "data.mask", "data.crop_height", "data.crop_width"),
+    *("model.name", "model.filters", "model.levels", "model.norm", "model.deep_supervision"),
+    *("model.dtype", "train.num_steps", "train.num_epochs", "train.num_examples"),
+    *("train.batch_size", "train.learning_rate", "mesh.data", "mesh.spatial"),
+)
+SCORE_COLUMNS = {
+    "dice_pooled": "Dice, pooled",
+    "iou_pooled": "IoU, pooled",
+    "dice_per_image": "Dice per image",
+    "dice_per_image_with_false_positives": "… with false alarms",
+}
+SCORE_NOTE = (
+    "Pooled: over the pixels of all images together. Per image: mean over the images that hold the "
+    "class; with false alarms: mean over the images that hold it or where it was predicted, so an "
+    "image with nothing but a false alarm counts 0. The brightness threshold has a detector of its "
+    "own for each class and is what learning must beat. A dash: not defined."
+)
+FROC_NOTE = (
+    "A lesion is found if the centre of a predicted box lies inside its box. A dash: the predictions "
+    "end before so many false positives are reached."
+)
+
+
+def write_report(workdir: Path) -> Path:
+    """Write `report.html` from what a workdir holds; what is missing is said in a sentence.
+
+    Args:
+        workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json and
+            predictions/*.json with their pictures.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: config.json is missing, or a JSON file cannot be read.
+    """
+    config_path = workdir / "config.json"
+    if not config_path.is_file():
+        raise InputError(f"{config_path}: not found; expected the work directory of a training run")
+    config = _read_json(config_path)
+    records, num_torn = _read_metrics(workdir / "metrics.jsonl")
+    name = escape(workdir.resolve().name)
+    body = "".join(
+        (
+            f"<h1>Bone scan run <em>{name}</em></h1>",
+            _run_section(workdir, config, records),
+            _scores_section(sorted((workdir / "evaluation").glob("*.json"))),
+            _curves_section(records, num_torn),
+            _pictures_section(sorted((workdir / "predictions").glob("*.json"))),
+            f"<h2>All settings</h2><details><summary>config.json</summary>"
+            f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
+        )
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Bone scan run {name}</title><style>{STYLE}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
+    path = workdir / "report.html"
+    unfinished = path.with_suffix(".html.tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)  # at once: a reader never opens half a page
+    return path
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, but {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_metrics(path: Path) -> tuple[dict[str, list[dict]], int]:
+    """Return the records by kind in order of step, and the number of lines torn by a crash.
+
+    A run that was resumed repeats steps; the last record of a step and kind is the one that counts.
+    """
+    latest, num_torn = {}, 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in filter(str.strip, lines):
+        try:
+            record = json.loads(line)
+            latest[record["kind"], record["step"]] = record
+        except (ValueError, KeyError, TypeError):
+            num_torn += 1
+    records = {"train": [], "validation": []}
+    for (kind, _), record in sorted(latest.items()):
+        records.setdefault(kind, []).append(record)
+    return records, num_torn
+
+
+def _run_section(workdir: Path, config: dict, records: dict[str, list[dict]]) -> str:
+    settings = _flat(config)
+    rows = [(key, _setting(settings[key])) for key in MAIN_SETTINGS if key in settings]
+    train = records["train"]
+    if train:
+        seconds = max(record.get("seconds", 0) for record in train)
+        rates = sorted(r["images_per_second"] for r in train if "images_per_second" in r)
+        rows += [
+            ("steps taken", f"{train[-1]['step']:,}"),
+            ("time", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"),
+        ]
+        if rates:
+            rows.append(("images per second, median", f"{rates[len(rates) // 2]:.1f}"))
+    rows.append(("work directory", str(workdir)))
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
+    return f'<h2>How it was run</h2><dl class="settings">{items}</dl>'
+
+
+def _flat(config: Mapping, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _scores_section(paths: Sequence[Path]) -> str:
+    if not paths:
+        return (
+            "<h2>Scores</h2><p class='missing'>This run has not been evaluated yet: "
+            "<code>bonescan evaluate</code> does it.</p>"
+        )
+    return "".join(map(_split_section, map(_read_json, paths)))
+
+
+def _split_section(evaluation: dict) -> str:
+    split, predictors = str(evaluation.get("split", "")), evaluation.get("predictors") or {}
+    selected = evaluation.get("selected")
+    facts = f"{_number(evaluation.get('num_images'), 0)} images, weights of step "
+    facts += f"{_number(evaluation.get('step'), 0)}"
+    if auc := evaluation.get("image_auc"):
+        facts += f"; AUC of abnormal against normal images {_number(auc.get('auc'))} "
+        facts += f"(95 % interval {_number(auc.get('low'))} to {_number(auc.get('high'))})"
+    head = "".join(f'<th colspan="{len(SCORE_COLUMNS)}">{name}</th>' for name in FOREGROUND)
+    columns = "".join(f"<th>{column}</th>" for column in SCORE_COLUMNS.values())
+    rows = []
+    for name, scores in predictors.items():
+        used = ' class="selected"' if name == selected else ""
+        cells = (scores.get(label, {}).get(key) for label in FOREGROUND for key in SCORE_COLUMNS)
+        rows.append(f"<tr{used}><th>{_predictor(name, selected)}</th>{_cells(cells)}</tr>")
+    return (
+        f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
+        f'<table><thead><tr><th rowspan="2">Predictor</th>{head}</tr><tr>'
+        f"{columns * len(FOREGROUND)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f'<p class="note">{SCORE_NOTE}</p>{_detection_part(evaluation.get("detection") or {})}'
+    )
+
+
+def _predictor(name: str, selected: str | None) -> str:
+    words = {"mean": "mean of the heads", "threshold": "brightness threshold"}
+    label = escape(words.get(name, name.replace("_", " ")))
+    return f"{label} <small>used</small>" if name == selected else label
+
+
+def _detection_part(detection: dict[str, dict]) -> str:
+    """Return the lesion-level table and, where its points were kept, the FROC curve."""
+    detection = {label: scores for label, scores in detection.items() if scores}
+    if not detection:
+        return ""
+    rates = list(dict.fromkeys(r for s in detection.values() for r in s.get("sensitivity_at", {})))
+    columns = "".join(f"<th>at {escape(rate)} FP/scan</th>" for rate in rates)
+    rows = "".join(
+        f"<tr><th>{escape(label)}</th>"
+        f"{_cells(scores.get('sensitivity_at', {}).get(rate) for rate in rates)}"
+        f"{_cells((scores.get('sensitivity'), scores.get('false_positives_per_scan')))}</tr>"
+        for label, scores in detection.items()
+    )
+    lines = [
+        Line(
+            label,
+            list(zip(curve["false_positives_per_scan"], curve["sensitivity"], strict=True)),
+            CLASS_COLOURS.get(label, PALETTE[0]),
+        )
+        for label, scores in detection.items()
+        if (curve := scores.get("curve"))
+    ]
+    chart = _chart("Lesions found", lines, "false positives per scan", "sensitivity", (0, 1))
+    return (
+        f"<h3>Lesions found</h3><table><thead><tr><th>Sensitivity</th>{columns}"
+        f"<th>all kept</th><th>FP/scan then</th></tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="note">{FROC_NOTE}</p><div class="charts">{chart}</div>'
+    )
+
+
+def _curves_section(records: dict[str, list[dict]], num_torn: int) -> str:
+    train, validation = records["train"], records["validation"]
+    heads = sorted({key for r in train for key in r if key.startswith("loss_head_")})
+    losses = [
+        _series(train, key, key.removeprefix("loss_").replace("_", " "), PALETTE[1 + i % 4], 1.2)
+        for i, key in enumerate(heads)
+    ]
+    dices = [_series(validation, f"dice_{c}", c, CLASS_COLOURS[c]) for c in FOREGROUND]
+    charts = "".join(
+        (
+            _chart("Training loss", [*losses, _series(train, "loss", "all")], y_label="loss"),
+            _chart("Validation Dice", dices, y_label="Dice, pooled", y_limits=(0, 1)),
+            _chart("Learning rate", [_series(train, "learning_rate", "")], y_label="rate"),
+            _chart("Throughput", [_series(train, "images_per_second", "")], y_label="images / s"),
+        )
+    )
+    sentences = []
+    if not train:
+        sentences.append("No training step has been logged yet.")
+    if train and not validation:
+        sentences.append("No validation has been logged yet.")
+    if num_torn:
+        sentences.append(
+            f"Lines of metrics.jsonl that a crash tore and that were skipped: {num_torn}."
+        )
+    missing = f'<p class="missing">{" ".join(sentences)}</p>' if sentences else ""
+    return f'<h2>Training</h2><div class="charts">{charts}</div>{missing}'
+
+
+def _series(
+    records: Iterable[dict], key: str, name: str, colour: str = PALETTE[0], width: float = 2.0
+) -> Line:
+    points = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
+    return Line(name, points, colour, width)
+
+
+def _chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str = "step",
+    y_label: str = "",
+    y_limits: tuple[float, float] | None = None,
+) -> str:
+    """Return the chart of the lines that hold something, an empty string if none does."""
+    lines = [line for line in lines if any(math.isfinite(y) for _, y in line.points)]
+    if not lines:
+        return ""
+    svg = line_chart(title, lines, x_label=x_label, y_label=y_label, y_limits=y_limits)
+    return f"<figure>{svg}</figure>"
+
+
+def _pictures_section(paths: Sequence[Path]) -> str:
+    if not paths:
+        return (
+            "<h2>Predictions</h2><p class='missing'>No scan has been predicted yet: "
+            "<code>bonescan predict</code> does it.</p>"
+        )
+    figures = "".join(map(_picture, paths[:MAX_PICTURES]))
+    shown = f"{min(len(paths), MAX_PICTURES)} of {len(paths)} predicted scans; all are in "
+    return f'<h2>Predictions</h2><p>{shown}predictions/.</p><div class="pictures">{figures}</div>'
+
+
+def _picture(path: Path) -> str:
+    prediction = _read_json(path)
+    boxes = prediction.get("boxes") or []
+    labels = [CLASSES[b["label"]] if isinstance(b["label"], int) else b["label"] for b in boxes]
+    found = ", ".join(f"{labels.count(label)} {label}" for label in FOREGROUND)
+    caption = f"{prediction.get('file', path.stem)}, {prediction.get('view') or 'view unknown'}: "
+    caption = escape(f"{caption}{found}")
+    # The name alone: a picture is never taken from outside the folder.
+    picture = path.parent / Path(str(prediction.get("overlay"))).name
+    if not picture.is_file():
+        return f'<figure><p class="missing">Picture not found.</p><figcaption>{caption}</figcaption></figure>'
+    data = base64.b64encode(picture.read_bytes()).decode()
+    image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _cells(values: Iterable[float | None]) -> str:
+    return "".join(f"<td>{_number(value)}</td>" for value in values)
+
+
+def _number(value: float | None, decimals: int = 3) -> str:
+    return f"{value:,.{decimals}f}" if isinstance(value, int | float) else "–"

@@ -1,0 +1,78 @@
+"""Strict JPEG reading: whole, one component, 8 bit, or refused with the reason."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import tensorstore as ts
+
+# SOF0 … SOF15 without the three codes in that range that are no frame headers (DHT, JPG, DAC).
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN = 0xDA
+
+
+class JPEGHeader(NamedTuple):
+    """The frame header (SOF) of a JPEG file; ITU-T T.81, B.2.2."""
+
+    precision: int  # bits per sample
+    height: int
+    width: int
+    components: int
+
+
+def read_jpeg_header(data: bytes) -> JPEGHeader:
+    """Finds the frame header.
+
+    Raises:
+      ValueError: the bytes are no JPEG file or end before the frame header; says which.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("is no JPEG file")
+    position = 2
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _FRAME_MARKERS:
+            segment = data[position + 4 : position + 10]
+            return JPEGHeader(
+                precision=segment[0],
+                height=int.from_bytes(segment[1:3], "big"),
+                width=int.from_bytes(segment[3:5], "big"),
+                components=segment[5],
+            )
+        if marker == _START_OF_SCAN:
+            break
+        # 0xFF before a marker is padding; every other segment here carries its length.
+        length = -1 if marker == 0xFF else int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 2 + length
+    raise ValueError("is a JPEG file without a frame header")
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes a JPEG of one 8-bit component.
+
+    TensorStore decodes because it stops at libjpeg's warnings: OpenCV prints them and hands out an
+    image whose missing part is grey.
+
+    Returns:
+      (H, W) uint8.
+
+    Raises:
+      ValueError: what is wrong, to be written after the file's name: not a JPEG, another number
+        of components or bits, truncated or damaged.
+    """
+    header = read_jpeg_header(data)
+    if header.components != 1:
+        raise ValueError(f"has {header.components} colour components, expected 1 (grey)")
+    if header.precision != 8:
+        raise ValueError(f"has {header.precision} bits per pixel, expected 8")
+    context = ts.Context()  # its own memory, so that threads never meet
+    memory = ts.KvStore.open("memory://", context=context).result()
+    memory["jpeg"] = data
+    spec = {"driver": "jpeg", "kvstore": "memory://jpeg"}
+    try:
+        image = ts.open(spec, context=context).result().read().result()
+    except ValueError as error:
+        reason = re.search(r'Error reading "jpeg": (.*?)(?: \[|$)', str(error))
+        reason = reason.group(1) if reason else "undecodable"
+        raise ValueError(f"is truncated or damaged ({reason}), expected a whole JPEG") from None
+    return image[..., 0]

@@ -1,0 +1,212 @@
+"""The state of a run and the pure functions that change and read it, jitted over a mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from bonescan_jax.augment import augment, normalize
+from bonescan_jax.losses import deep_supervision_loss
+from bonescan_jax.models.build import Network, Tree, initial_weights
+from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
+from bonescan_jax.scans import CLASSES
+
+Batch = dict[str, jax.Array]  # image, mask (B, H, W) uint8; reference (B,) f32; sample (B,) i32
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and replaces."""
+
+    step: jax.Array  # () int32, steps done
+    params: Tree
+    stats: Tree  # running statistics of batch normalisation
+    optimizer: optax.OptState
+    average: Tree  # {"params", "stats"}: exponential moving average, what is evaluated
+
+
+def make_optimizer(
+    settings: ml_collections.ConfigDict, num_steps: int, warmup_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW behind gradient clipping, with linear warm-up and cosine decay to zero.
+
+    AdamW: Loshchilov and Hutter, arXiv 1711.05101. Decay acts on kernels only: pulling biases and
+    normalisation scales to zero would change what they normalise to, not how complex the net is.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, warmup_steps, max(num_steps, warmup_steps + 1)
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(settings.clip_gradient_norm),
+        optax.adamw(
+            schedule,
+            weight_decay=settings.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        ),
+    )
+    return optimizer, schedule
+
+
+def make_initial_state(
+    config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[Callable[[], TrainState], TrainState]:
+    """A jitted function that makes the first state, and that state's shapes with shardings.
+
+    The state is born sharded: no device ever holds more of it than its part.
+    """
+
+    def init() -> TrainState:
+        params, stats = initial_weights(config)
+        average = {"params": params, "stats": stats}
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
+
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(shapes, mesh, config.mesh.shard_parameters)
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    return jax.jit(init, out_shardings=shardings), abstract
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    abstract_state: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step: augment, forward, loss per head, backward, AdamW, moving average.
+
+    The state given is donated: its memory becomes the new state's. Metrics are scalars on the
+    device; reading them waits for the step.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, stats, losses = batch_gradients(config, network, state, batch)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = _moving_average(
+            state.average, {"params": params, "stats": stats}, state.step, config.train.ema_decay
+        )
+        metrics = {
+            "loss": losses.mean(),
+            **{f"loss_{head}": loss for head, loss in zip(network.heads, losses, strict=True)},
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, stats, optimizer_state, average), metrics
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_shardings(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+
+
+def batch_gradients(
+    config: ml_collections.ConfigDict, network: Network, state: TrainState, batch: Batch
+) -> tuple[Tree, Tree, jax.Array]:
+    """Gradients of the loss, the statistics after the batch, and the loss of each head.
+
+    With `train.accumulate_steps` the batch is computed in that many parts, one after the other,
+    and gradients and losses are their means; running statistics and the overlap loss then see one
+    part at a time.
+    """
+
+    def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
+        image, mask = augment(
+            part["image"], part["mask"], part["sample"], config.seed, config.augment
+        )
+        logits, stats = network.apply(params, stats, normalize(image, part["reference"]), True)
+        total, losses = deep_supervision_loss(logits, mask, config.loss)
+        return total, (stats, jnp.stack(losses))
+
+    def part_gradients(stats: Tree, part: Batch) -> tuple[Tree, tuple[Tree, jax.Array]]:
+        gradients, (stats, losses) = jax.grad(loss, has_aux=True)(state.params, stats, part)
+        return stats, (gradients, losses)
+
+    parts = config.train.accumulate_steps
+    if parts == 1:
+        stats, (gradients, losses) = part_gradients(state.stats, batch)
+        return gradients, stats, losses
+    # Each part takes every parts-th sample, so that no sample has to change its device.
+    split = {
+        name: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
+        for name, array in batch.items()
+    }
+
+    def add(carry: Any, part: Batch) -> tuple[Any, None]:
+        stats, sums = carry
+        stats, new = part_gradients(stats, part)
+        return (stats, jax.tree.map(jnp.add, sums, new)), None
+
+    zeros = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(len(network.heads)))
+    (stats, sums), _ = jax.lax.scan(add, (state.stats, zeros), split)
+    gradients, losses = jax.tree.map(lambda total: total / parts, sums)
+    return gradients, stats, losses
+
+
+def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
+    """Exponential moving average whose memory grows from the start of the run up to `decay`."""
+    # (1 + t) / (10 + t): without it the random first weights would stay in for 1 / (1 - decay) steps.
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)
+
+
+def make_predict_step(
+    network: Network, mesh: Mesh
+) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+    """Jitted class probabilities of every head, and of their mean as the last predictor.
+
+    The function takes {"params", "stats"}, images (B, H, W) and references (B,), and returns
+    (predictors, B, H, W, classes) float32, predictors = heads, then their mean (the paper's
+    accurate mode) where there are several.
+    """
+
+    def predict(weights: Tree, image: jax.Array, reference: jax.Array) -> jax.Array:
+        logits, _ = network.apply(
+            weights["params"], weights["stats"], normalize(image, reference), False
+        )
+        probabilities = jax.nn.softmax(jnp.stack(logits))
+        if len(logits) == 1:
+            return probabilities
+        return jnp.concatenate([probabilities, probabilities.mean(0, keepdims=True)])
+
+    shardings = batch_shardings(mesh)
+    return jax.jit(
+        predict, in_shardings=(None, shardings["image"], shardings["reference"])
+    )
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def overlap_counts(
+    probabilities: jax.Array, mask: jax.Array, classes: int = len(CLASSES)
+) -> jax.Array:
+    """Pixels of each foreground class, image and predictor that were found, invented or missed.
+
+    Args:
+        probabilities: (P, B, H, W, classes); the most probable class is the prediction.
+        mask: (B, H, W) true classes.
+        classes: how many.
+
+    Returns:
+        (P, B, classes - 1, 3) int32 true positives, false positives, false negatives.
+    """
+    prediction = probabilities.argmax(-1)
+    counts = []
+    for label in range(1, classes):
+        found, true = prediction == label, mask == label
+        pairs = (found & true, found & ~true, ~found & true)
+        counts.append(jnp.stack([pair.sum((-2, -1), dtype=jnp.int32) for pair in pairs], -1))
+    return jnp.stack(counts, -2)
