@@ -15,7 +15,7 @@ class Progress:
     Use it as a context manager; what it shows goes to standard error only.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(self, what: str, total: int = 0, done: int = 0) -> None:
         self.what, self.total, self.done, self.note = what, total, done, ""
         self.started, self.at_start, self.last_line = time.monotonic(), done, time.monotonic()
         self.console = rich.console.Console(stderr=True)
@@ -53,6 +53,12 @@ class Progress:
         self.bar.update(self.task, completed=self.done, note=self.note)
         if not self.console.is_terminal and time.monotonic() - self.last_line > LINE_SECONDS:
             self._line()
+
+    def advance_to(self, done: int, total: int) -> None:
+        """Tells that `done` of `total` pieces are done, where the total was not known before."""
+        self.total = total
+        self.bar.update(self.task, total=total)
+        self.advance(done - self.done)
 
     def _line(self) -> None:
         self.last_line = time.monotonic()

@@ -1,6 +1,5 @@
 """The state of a run and the pure functions that change and read it, jitted over a mesh."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from bonescan_jax.augment import augment, normalize
 from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.models.build import Network, Tree, initial_weights
 from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
-from bonescan_jax.scans import CLASSES
 
 Batch = dict[str, jax.Array]  # image, mask (B, H, W) uint8; reference (B,) f32; sample (B,) i32
 
@@ -189,23 +187,20 @@ def make_predict_step(
     )
 
 
-@functools.partial(jax.jit, static_argnames="classes")
-def overlap_counts(
-    probabilities: jax.Array, mask: jax.Array, classes: int = len(CLASSES)
-) -> jax.Array:
-    """Pixels of each foreground class, image and predictor that were found, invented or missed.
+@jax.jit
+def overlap_counts(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
+    """Pixels of each foreground class, predictor and image that were found, invented or missed.
 
     Args:
-        probabilities: (P, B, H, W, classes); the most probable class is the prediction.
+        probabilities: (P, B, H, W, K); the most probable class is the prediction.
         mask: (B, H, W) true classes.
-        classes: how many.
 
     Returns:
-        (P, B, classes - 1, 3) int32 true positives, false positives, false negatives.
+        (P, B, K - 1, 3) int32 true positives, false positives, false negatives.
     """
     prediction = probabilities.argmax(-1)
     counts = []
-    for label in range(1, classes):
+    for label in range(1, probabilities.shape[-1]):
         found, true = prediction == label, mask == label
         pairs = (found & true, found & ~true, ~found & true)
         counts.append(jnp.stack([pair.sum((-2, -1), dtype=jnp.int32) for pair in pairs], -1))

@@ -1,20 +1,17 @@
 """BS-80K as a TFDS data set in ArrayRecord, one record a view: building it and reading it.
 
-No TensorFlow: images stay the encoded bytes they came as, and records are read with array_record.
+No TensorFlow: images stay the encoded bytes they came as, and nothing else needs it.
 """
 
 import io
 import json
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tensorflow_datasets.proto import tf_example_pb2
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
@@ -48,7 +45,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         source: BS80KSource,
         splits: dict[str, tuple[int, ...]],
         on_scan: Callable[[int, int], None] | None = None,
-    ):
+    ) -> None:
         self.name = name  # of the folder; TFDS takes it from the class otherwise
         self._source = source
         self._splits = splits
@@ -79,20 +76,26 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             split: self._generate_examples(patients) for split, patients in self._splits.items()
         }
 
-    def _generate_examples(
-        self, patients: tuple[int, ...]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         for patient in patients:
             for scan in self._source.read_patient(patient):
-                yield f"{patient}-{scan.view}", {
-                    "patient": patient,
-                    "view": scan.view,
-                    "image": io.BytesIO(scan.image),  # stored byte for byte
-                    "boxes": np.array(scan.boxes, np.int32).reshape(-1, 5),
-                    "abnormal": int(scan.abnormal),
-                }
+                yield (
+                    f"{patient}-{scan.view}",
+                    {
+                        "patient": patient,
+                        "view": scan.view,
+                        "image": io.BytesIO(scan.image),  # stored byte for byte
+                        "boxes": np.array(scan.boxes, np.int32).reshape(-1, 5),
+                        "abnormal": int(scan.abnormal),
+                    },
+                )
                 self._num_written += 1
                 self._on_scan(self._num_written, len(VIEWS) * len(self._source.patients))
+
+    # TFDS prints these to standard output, which belongs to the result of the command.
+    def _log_download_bytes(self) -> None: ...
+
+    def _log_download_done(self) -> None: ...
 
 
 def prepare(
@@ -141,9 +144,17 @@ def prepare(
     if already_prepared:
         _refuse_other_settings(path, settings)
     else:
-        _write(path, settings, lambda folder: builder(
-            data_dir=folder, name=name, source=opened, splits=splits, on_scan=on_scan
-        ), splits)
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as folder:
+            tfds.disable_progress_bar()  # on_scan tells the progress
+            builder(
+                data_dir=folder, name=name, source=opened, splits=splits, on_scan=on_scan
+            ).download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+            complete = Path(folder) / name
+            (complete / _SETTINGS_FILE).write_text(json.dumps(settings | {"splits": splits}))
+            complete.rename(path)
     return {
         "name": name,
         "path": str(path),
@@ -152,3 +163,44 @@ def prepare(
         "views": len(VIEWS) * len(opened.patients),
         "splits": {split: len(patients) for split, patients in splits.items()},
     }
+
+
+def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
+    settings_path = path / _SETTINGS_FILE
+    try:
+        prepared = json.loads(settings_path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{settings_path}: cannot be read ({error}), expected the settings {path} was "
+            "prepared with; choose another name or remove that folder."
+        ) from error
+    for field, wanted in settings.items():
+        if prepared.get(field) != wanted:
+            raise InputError(
+                f"{path}: was prepared with {field} {prepared.get(field)}, expected {wanted}; "
+                "choose another name or remove that folder."
+            )
+
+
+def open_split(data_dir: Path, name: str, split: str) -> Sequence[dict[str, Any]]:
+    """Opens one split of a prepared data set for random access.
+
+    What comes back is TFDS's data source for ArrayRecord: threads may share it, and it can be
+    pickled. An element is a dict of patient (int), view (int, index into VIEWS), image (bytes, the
+    encoded JPEG as it came), boxes ((N, 5) int32, rows [xmin, ymin, xmax, ymax, label]) and
+    abnormal (int, 0 or 1).
+
+    Raises:
+      InputError: there is no such data set or split.
+    """
+    folder = Path(data_dir) / name / str(BS80K.VERSION)
+    if not (folder / "dataset_info.json").exists():
+        raise InputError(
+            f"{folder}: holds no prepared data set; expected what `bonescan prepare` writes, "
+            "so run that first."
+        )
+    builder = tfds.builder_from_directory(str(folder))
+    if split not in builder.info.splits:
+        expected = ", ".join(builder.info.splits)
+        raise InputError(f"{folder}: holds no split {split!r}, expected one of {expected}.")
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -34,7 +34,7 @@ def line_chart(
         lines: what to draw, at least one finite point among them.
         x_label: the quantity on the x axis and its unit.
         y_label: the quantity on the y axis and its unit.
-        y_limits: bounds of the y axis; None fits them to the points, with 0 included.
+        y_limits: bounds of the y axis, rounded outwards; None: those of the points and 0.
 
     Returns:
         An `<svg>` element; names and labels are escaped.
@@ -46,11 +46,11 @@ def line_chart(
     if not finite:
         raise ValueError(f"chart {title!r} has no finite point")
     x_values, y_values = zip(*finite, strict=True)
-    x_ticks = _ticks(min(0, *x_values), max(x_values))
+    x_low, x_high = min(0, *x_values), max(0, *x_values) or 1
     y_ticks = _ticks(*(y_limits or (min(0, *y_values), max(y_values))))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        across = (x - x_low) / (x_high - x_low)
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
 
@@ -64,10 +64,12 @@ def line_chart(
         f'text-anchor="middle">{escape(y_label)}</text>',
     ]
     for tick in y_ticks:
-        _, y = place(x_ticks[0], tick)
+        _, y = place(x_low, tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in x_ticks:
+    for tick in _ticks(x_low, x_high):
+        if tick > x_high:
+            break  # the lines reach to the right edge, round or not
         x, _ = place(tick, y_ticks[0])
         parts.append(f'<path class="axis" d="M{x:.1f} {BOTTOM}v5"/>')
         parts.append(

@@ -20,8 +20,9 @@ TRANSFER_EXPONENT = 0.75
 COLOURS = {ABNORMAL: (222, 52, 10), NORMAL: (0, 114, 212)}
 INK, PALE_INK, PAPER = (25, 25, 25), (105, 105, 105), (255, 255, 255)
 FILL_OPACITY = 0.22
-MARGIN, TITLE_HEIGHT, CAPTION_HEIGHT, LEGEND_HEIGHT = 16, 44, 28, 40  # pixels of the picture
-FONT, LINE = cv2.FONT_HERSHEY_SIMPLEX, cv2.LINE_AA
+# Pixels of the picture.
+MARGIN, TITLE_HEIGHT, CAPTION_HEIGHT, LEGEND_HEIGHT, LEGEND_WIDTH = 16, 44, 28, 40, 540
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 TITLE_SIZE, TEXT_SIZE, SCORE_SIZE = 0.7, 0.55, 0.45
 
 
@@ -40,13 +41,14 @@ def display_window(pixels: np.ndarray) -> float:
     """Return the level in units of `pixels` that is shown black; 0 is shown white.
 
     Set by bone and not by the maximum, which is a full bladder or an injection site: 1.6 times the
-    95th percentile of the body, where the body is what is brighter than the mean of the view. Hot
-    organs are far less than 5 % of the body, so they hardly move it.
+    95th percentile of the body. The body is what is brighter than the mean of the view, with the
+    hottest 5 % cut down so that they cannot raise it. Hot organs are far less than 5 % of either.
 
     Args:
         pixels: (H, W) counts or grey values.
     """
-    body = pixels[pixels > pixels.mean()]
+    mean = np.minimum(pixels, np.percentile(pixels, 95)).mean()
+    body = pixels[pixels > mean]
     return 1.6 * float(np.percentile(body, 95)) if body.size else 1.0
 
 
@@ -87,8 +89,8 @@ def draw_overlay(
 
     height, width = paper.shape[:2]
     top = TITLE_HEIGHT + CAPTION_HEIGHT
-    shape = (top + height + LEGEND_HEIGHT, MARGIN + len(panels) * (width + MARGIN), 3)
-    canvas = np.full(shape, PAPER, np.uint8)
+    across = max(LEGEND_WIDTH, MARGIN + len(panels) * (width + MARGIN))
+    canvas = np.full((top + height + LEGEND_HEIGHT, across, 3), PAPER, np.uint8)
     _text(canvas, title, (MARGIN, 30), TITLE_SIZE, INK)
     for i, (caption, panel) in enumerate(panels):
         left = MARGIN + i * (width + MARGIN)
@@ -131,7 +133,7 @@ def _draw_regions(paper: np.ndarray, mask: np.ndarray, scale: int) -> np.ndarray
         tint = (1 - FILL_OPACITY) * panel + FILL_OPACITY * np.array(colour)
         panel = np.where(region[..., None] > 0, np.round(tint), panel).astype(np.uint8)
         outlines, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(panel, outlines, -1, colour, 1, LINE)
+        cv2.drawContours(panel, outlines, -1, colour, 1)
     return panel
 
 
@@ -143,7 +145,7 @@ def _draw_boxes(panel: np.ndarray, boxes: Sequence[_Box], scale: int) -> None:
         frames.append(tuple(scale * bound for bound in (*low, *high)))
     taken = list(frames)
     for box, (left, top, right, bottom) in zip(boxes, frames, strict=True):
-        cv2.rectangle(panel, (left, top), (right - 1, bottom - 1), COLOURS[box.label], 1, LINE)
+        cv2.rectangle(panel, (left, top), (right - 1, bottom - 1), COLOURS[box.label], 1)
     for box, frame in zip(boxes, frames, strict=True):
         if box.score is not None:
             taken.append(_draw_score(panel, box, frame, taken))
@@ -224,5 +226,5 @@ def _text(
         while text and cv2.getTextSize(text + "...", FONT, size, 1)[0][0] > room:
             text = text[:-1]
         text += "..."
-    cv2.putText(canvas, text, corner, FONT, size, colour, 1, LINE)
+    cv2.putText(canvas, text, corner, FONT, size, colour, 1, cv2.LINE_AA)
     return corner[0] + cv2.getTextSize(text, FONT, size, 1)[0][0]

@@ -25,7 +25,7 @@ SCORE_COLUMNS = {
     "dice_pooled": "Dice, pooled",
     "iou_pooled": "IoU, pooled",
     "dice_per_image": "Dice per image",
-    "dice_per_image_with_false_positives": "… with false alarms",
+    "dice_per_image_with_false_positives": "Dice per image, with false alarms",
 }
 SCORE_NOTE = (
     "Pooled: over the pixels of all images together. Per image: mean over the images that hold the "
@@ -34,8 +34,8 @@ SCORE_NOTE = (
     "own for each class and is what learning must beat. A dash: not defined."
 )
 FROC_NOTE = (
-    "A lesion is found if the centre of a predicted box lies inside its box. A dash: the predictions "
-    "end before so many false positives are reached."
+    "A lesion is found if the centre of a predicted box lies inside its box. A dash: the "
+    "predictions end before so many false positives (FP) are reached."
 )
 
 
@@ -61,7 +61,8 @@ def write_report(workdir: Path) -> Path:
     body = "".join(
         (
             f"<h1>Bone scan run <em>{name}</em></h1>",
-            _run_section(workdir, config, records),
+            f'<p class="note">{escape(str(workdir.resolve()))}</p>',
+            _run_section(config, records),
             _scores_section(sorted((workdir / "evaluation").glob("*.json"))),
             _curves_section(records, num_torn),
             _pictures_section(sorted((workdir / "predictions").glob("*.json"))),
@@ -111,9 +112,9 @@ def _read_metrics(path: Path) -> tuple[dict[str, list[dict]], int]:
     return records, num_torn
 
 
-def _run_section(workdir: Path, config: dict, records: dict[str, list[dict]]) -> str:
+def _run_section(config: dict, records: dict[str, list[dict]]) -> str:
     settings = _flat(config)
-    rows = [(key, _setting(settings[key])) for key in MAIN_SETTINGS if key in settings]
+    rows = [(key, str(settings[key]).strip("[]")) for key in MAIN_SETTINGS if key in settings]
     train = records["train"]
     if train:
         seconds = max(record.get("seconds", 0) for record in train)
@@ -124,7 +125,6 @@ def _run_section(workdir: Path, config: dict, records: dict[str, list[dict]]) ->
         ]
         if rates:
             rows.append(("images per second, median", f"{rates[len(rates) // 2]:.1f}"))
-    rows.append(("work directory", str(workdir)))
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
     return f'<h2>How it was run</h2><dl class="settings">{items}</dl>'
 
@@ -137,10 +137,6 @@ def _flat(config: Mapping, prefix: str = "") -> dict[str, object]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _setting(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _scores_section(paths: Sequence[Path]) -> str:
@@ -160,7 +156,12 @@ def _split_section(evaluation: dict) -> str:
     if auc := evaluation.get("image_auc"):
         facts += f"; AUC of abnormal against normal images {_number(auc.get('auc'))} "
         facts += f"(95 % interval {_number(auc.get('low'))} to {_number(auc.get('high'))})"
-    head = "".join(f'<th colspan="{len(SCORE_COLUMNS)}">{name}</th>' for name in FOREGROUND)
+    anyone = next(iter(predictors.values()), {})  # how many images hold a class is the same for all
+    head = "".join(
+        f'<th colspan="{len(SCORE_COLUMNS)}">{name}, in '
+        f"{_number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
+        for name in FOREGROUND
+    )
     columns = "".join(f"<th>{column}</th>" for column in SCORE_COLUMNS.values())
     rows = []
     for name, scores in predictors.items():
@@ -203,10 +204,10 @@ def _detection_part(detection: dict[str, dict]) -> str:
         for label, scores in detection.items()
         if (curve := scores.get("curve"))
     ]
-    chart = _chart("Lesions found", lines, "false positives per scan", "sensitivity", (0, 1))
+    chart = _chart("FROC curve", lines, "false positives per scan", "sensitivity", (0, 1))
     return (
         f"<h3>Lesions found</h3><table><thead><tr><th>Sensitivity</th>{columns}"
-        f"<th>all kept</th><th>FP/scan then</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<th>all boxes kept</th><th>FP/scan of all</th></tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="note">{FROC_NOTE}</p><div class="charts">{chart}</div>'
     )
 
@@ -282,10 +283,11 @@ def _picture(path: Path) -> str:
     caption = escape(f"{caption}{found}")
     # The name alone: a picture is never taken from outside the folder.
     picture = path.parent / Path(str(prediction.get("overlay"))).name
-    if not picture.is_file():
-        return f'<figure><p class="missing">Picture not found.</p><figcaption>{caption}</figcaption></figure>'
-    data = base64.b64encode(picture.read_bytes()).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+    if picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+    else:
+        image = '<p class="missing">Picture not found.</p>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

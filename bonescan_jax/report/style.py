@@ -8,7 +8,7 @@ STYLE = """
   "Helvetica Neue", "DejaVu Sans", sans-serif; }
 body { margin: 0; }
 main { max-width: 72rem; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.9rem; font-weight: 600; margin: 0 0 1.5rem; }
+h1 { font-size: 1.9rem; font-weight: 600; margin: 0; }
 h1 em { font-style: normal; color: #0b6fa4; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem;
   border-bottom: 1px solid #d5dbe1; }
@@ -18,10 +18,11 @@ p { max-width: 46rem; margin: .5rem 0; }
 .missing { color: #5b6772; font-style: italic; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem;
   margin: .75rem 0; display: block; overflow-x: auto; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e6eaee;
+th, td { padding: .35rem .75rem; text-align: right; border-bottom: 1px solid #e6eaee;
   white-space: nowrap; }
 th:first-child { text-align: left; }
-thead th { font-weight: 600; color: #3e4c59; vertical-align: bottom; }
+thead th { font-weight: 600; color: #3e4c59; vertical-align: bottom; white-space: normal;
+  line-height: 1.3; }
 thead th[colspan] { text-align: center; border-left: 1px solid #e6eaee; }
 thead tr:nth-child(2) th:first-child { text-align: right; }
 tbody th { font-weight: 400; }
@@ -40,7 +41,7 @@ figure { margin: 0; }
 .chart-title { font-size: 14px; font-weight: 600; fill: #1f2933; }
 .grid { stroke: #e6eaee; } .axis { stroke: #9aa5b1; }
 .line { fill: none; stroke-linejoin: round; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(28rem, 1fr));
   gap: 1.5rem; }
 .pictures img { width: 100%; border: 1px solid #e6eaee; }
 pre { font-size: .8rem; background: #f6f8fa; padding: 1rem; overflow-x: auto; }

@@ -23,7 +23,7 @@ HIP, KNEE, ANKLE = (90.0, 868.0, 95.0), (86.0, 1262.0, 66.0), (80.0, 1622.0, 58.
 NECK = (0.0, 235.0, 80.0)  # the head turns and tilts about it
 VERTEBRAE = tuple(f"{k}{i}" for k, n in (("C", 7), ("T", 12), ("L", 5)) for i in range(1, n + 1))
 _VERTEBRA_Y = np.concatenate(
-    [np.linspace(150, 243, 7), 262 + np.cumsum(np.linspace(0, 4.5, 12) + 22.2) - 22.2,
+    [np.linspace(150, 243, 7), 262 + np.cumsum(np.linspace(0, 4.5, 12) + 24.4) - 24.4,
      np.linspace(586, 725, 5)]
 )  # fmt: skip
 # Height of the vertebral bodies above the table: neck lordosis, kyphosis, lumbar lordosis, sacrum.
@@ -36,7 +36,7 @@ _RIBS = (
     (124, 88, 466, 188), (130, 97, 504, 189), (134, 106, 540, 184), (137, 116, 570, 172),
     (138, 124, 594, 154), (136, 130, 614, 130), (128, 125, 622, 84), (92, 92, 622, 46),
 )  # fmt: skip
-_SPACING = 2.0  # mm between points; a pixel is 2.26 mm and the blur at least 5 mm
+_SPACING = 2.3  # mm between points; a pixel is 2.26 mm and the blur at least 5 mm
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,15 @@ def plate(
 
 def _skull(body: _Builder) -> None:
     """Vault, base, orbits, maxilla, mandible: a bright rim, dark cranial window, brightest face."""
-    points, volume = shell((0, 88, 96), (74, 86, 92), 8)
+    points, volume = shell((0, 88, 96), (74, 86, 92), 7)
     # The vault is open below, thicker over the base of the occiput and the brow.
-    keep = (points[:, 1] < 150) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
+    keep = (points[:, 1] < 156) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
     body.add("skull", (points[keep], volume[keep]), 1.0)
-    body.add("skull", plate([[[-55, 118, 150], [0, 122, 158], [55, 118, 150]],
-                             [[-66, 138, 95], [0, 132, 100], [66, 138, 95]],
-                             [[-45, 150, 40], [0, 148, 40], [45, 150, 40]]],
-                            [[8, 8, 8], [10, 9, 10], [8, 8, 8]]), 1.1)
+    body.add("skull", plate([[[-50, 104, 152], [0, 112, 158], [50, 104, 152]],
+                             [[-64, 134, 95], [0, 128, 100], [64, 134, 95]],
+                             [[-42, 146, 34], [0, 156, 38], [42, 146, 34]]],
+                            [[5, 6, 5], [13, 10, 13], [6, 9, 6]]), 1.0)
+    body.add_pair("skull", ellipsoid((58, 138, 88), (10, 18, 14)), 0.9)  # petrous bone, mastoid
     body.add("skull", tube([(0, 6, 90), (0, 12, 150), (0, 45, 184), (0, 85, 186)], 3.0), 1.6)
     for side in (-1, 1):
         orbit = np.linspace(0, 2 * np.pi, 13)[:, None]
@@ -220,9 +221,9 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     """Body with bright end plates, pedicles, transverse and spinous processes, facet joints."""
     kind, level = name[0], int(name[1:])
     z = float(np.interp(y, _SPINE_Y, _SPINE_Z))
-    wide = {"C": 11.0, "T": 13.0 + 0.55 * level, "L": 21.0 + 0.9 * level}[kind]
+    wide = {"C": 13.0, "T": 15.5 + 0.55 * level, "L": 22.5 + 0.9 * level}[kind]
     deep = {"C": 9.0, "T": 11.0 + 0.4 * level, "L": 16.0}[kind]
-    uptake = {"C": 2.2, "T": 2.5, "L": 2.6}[kind]
+    uptake = {"C": 3.2, "T": 2.7, "L": 2.6}[kind]
     disc, layers = _sunflower(40), np.linspace(-0.5, 0.5, 7)
     xz = disc[None] * (wide, deep) * (0.94 + 0.06 * (2 * layers[:, None, None]) ** 2)
     tall = height * 0.80
@@ -230,11 +231,11 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     ends = np.where(np.abs(layers) > 0.45, 1.5, 0.85)[:, None]
     weight = np.broadcast_to(np.pi * wide * deep * tall / 280 * ends, xz.shape[:2])
     body.add(name, (points.reshape(-1, 3), weight.ravel()), uptake)
-    reach = {"C": 20.0, "T": 33.0 - 0.9 * level, "L": 34.0 + 4 * (level == 3)}[kind]
+    reach = {"C": 20.0, "T": 34.0 - 0.6 * level, "L": 34.0 + 4 * (level == 3)}[kind]
     back = z - deep - 13
     for side in (-1, 1):
         body.add(name, tube([(side * 9, y - 3, z - deep), (side * 12, y - 2, back)], 4.5), uptake)
-        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 3.6), uptake * 0.8)
+        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 4.6), uptake * 0.8)
         body.add(name, ellipsoid((side * (12 if kind != "L" else 17), y + height * 0.42, back), (5, 6, 5)), uptake * 1.1)
     tip = 22 if kind != "C" else 14
     body.add(name, tube([(0, y + 2, back - 2), (0, y + 10, back - tip)], (5, 3.5)), uptake * 0.9)
@@ -257,12 +258,12 @@ def _ribs(body: _Builder) -> None:
         y = float(_VERTEBRA_Y[6 + number]) - 8
         drop = end_y - y
         floating = number > 10
-        path = [(16, y, 60), (38, y + 0.01 * drop, 37), (0.62 * wide, y + 0.15 * drop, 22 if number > 2 else 38)]
+        path = [(16, y, 60), (38, y + 0.01 * drop, 37), (0.62 * wide, y + 0.20 * drop, 22 if number > 2 else 38)]
         if floating:
             path += [(0.92 * wide, y + 0.62 * drop, 40), (end_x, end_y, end_z)]
         else:
-            path += [(0.90 * wide, y + 0.36 * drop, 48), (wide, y + 0.60 * drop, 92),
-                     (0.5 * end_x + 0.48 * wide, y + 0.86 * drop, 0.3 * 92 + 0.7 * end_z), (end_x, end_y, end_z)]
+            path += [(0.90 * wide, y + 0.47 * drop, 48), (wide, y + 0.70 * drop, 92),
+                     (0.5 * end_x + 0.48 * wide, y + 0.88 * drop, 0.3 * 92 + 0.7 * end_z), (end_x, end_y, end_z)]
         points, volume = tube(path, 5.0)
         along = np.linspace(0, 1, len(points))
         body.add_pair(f"rib{number}", (points, volume), 1.35 + 0.5 * np.exp(-(((along - 1) / 0.06) ** 2)))
@@ -287,8 +288,8 @@ def _shoulder_and_arm(body: _Builder) -> None:
                                     [[72, 335, 18], [98, 338, 30], [136, 326, 60]],
                                     [[84, 385, 14], [100, 380, 22], [118, 372, 34]],
                                     [[96, 420, 14], [99, 420, 16], [102, 419, 18]]],
-                                   [[7, 4, 6], [7, 1.6, 10], [7, 1.6, 9], [9, 9, 9]]), 1.5)
-    body.add_pair("scapula", tube([(74, 322, 16), (105, 308, 20), (140, 286, 44), (166, 280, 78)], (3.5, 4.5, 6, 8)), 1.6)
+                                   [[9, 5, 8], [9, 2.2, 13], [10, 2.5, 13], [14, 14, 14]]), 1.7)
+    body.add_pair("scapula", tube([(74, 322, 16), (105, 308, 20), (140, 286, 44), (166, 280, 78)], (4.5, 5.5, 7, 9)), 1.7)
     body.add_pair("scapula", tube([(126, 302, 70), (132, 292, 100), (142, 304, 114)], (6, 6, 6)), 1.5)  # coracoid
     body.add_pair("scapula", ellipsoid((136, 308, 70), (8, 18, 13)), 1.7)  # glenoid
     x, y, z = SHOULDER
@@ -320,10 +321,10 @@ def _pelvis(body: _Builder) -> None:
     brim = [(52, 822, 48), (70, 832, 62), (88, 838, 84), (98, 838, 110), (100, 836, 128)]
     thick = [[20, 14, 10, 13, 15], [20, 8, 3.5, 4.5, 12], [17, 10, 4, 7, 14], [12, 13, 14, 16, 15]]
     body.add_pair("ilium", plate([crest, upper, lower, brim], thick), 2.0)
-    body.add_pair("ilium", tube([(46, 748, 48), (48, 775, 44), (42, 806, 42)], (6, 7, 5)), 3.2)  # sacro-iliac joint
-    points, volume = shell((92, 868, 95), (32, 32, 30), 7)
+    body.add_pair("ilium", tube([(52, 740, 44), (50, 768, 42), (42, 798, 40), (36, 818, 40)], (9, 12, 10, 6)), 1.7)  # sacro-iliac joint
+    points, volume = shell((92, 868, 95), (32, 32, 30), 5)
     keep = points[:, 0] < 108  # the socket is open to the side
-    body.add_pair("ilium", (points[keep], volume[keep]), 1.8)
+    body.add_pair("ilium", (points[keep], volume[keep]), 1.3)
     body.add_pair("ischium", tube([(72, 838, 58), (72, 868, 62), (62, 905, 54), (56, 935, 46)], (9, 11, 10, 13)), 1.7)
     body.add_pair("pubis", tube([(76, 872, 115), (45, 888, 134), (16, 908, 142)], (9, 6.5, 9)), 1.7)
     body.add_pair("pubis", tube([(12, 906, 142), (14, 926, 136), (34, 942, 98), (54, 942, 58)], (9, 7, 5.5, 7)), 1.4)
@@ -339,17 +340,17 @@ def _leg(body: _Builder) -> None:
     body.add_pair("femur", tube([(x + 36, y + 40, z - 14), (x + 32, y + 110, z - 6), (x + 16, y + 230, z - 4),
                                  (kx + 2, ky - 60, kz + 10), (kx, ky - 32, kz + 4)], (16, 13.5, 13, 16, 24), 0.55), 0.95)
     for side in (-1, 1):
-        body.add_pair("femur", ellipsoid((kx + side * 21, ky - 20, kz - 3), (19, 21, 26)), 0.95)
-        body.add_pair("tibia", ellipsoid((kx + side * 19, ky + 17, kz - 4), (20, 13, 22)), 1.15)
-    body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 9)), 1.5)
+        body.add_pair("femur", ellipsoid((kx + side * 20, ky - 18, kz - 3), (21, 23, 26)), 0.75)
+        body.add_pair("tibia", ellipsoid((kx + side * 19, ky + 15, kz - 4), (21, 16, 22)), 0.85)
+    body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.6)
     ax, ay, az = ANKLE
     body.add_pair("tibia", tube([(kx - 2, ky + 22, kz), (kx - 4, ky + 60, kz + 6), (kx - 6, ky + 180, kz + 2),
                                  (ax - 2, ay - 60, az), (ax - 3, ay - 12, az)], (25, 16, 12.5, 12, 17), 0.55), 1.05)
     body.add_pair("fibula", tube([(kx + 36, ky + 34, kz - 18), (kx + 32, ky + 150, kz - 16), (ax + 22, ay - 60, az - 10),
                                   (ax + 22, ay + 6, az - 8)], (9, 5.5, 6, 9)), 0.9)
-    body.add_pair("foot", ellipsoid((ax, ay + 12, az + 2), (19, 15, 24)), 1.3)  # talus
-    body.add_pair("foot", ellipsoid((ax - 2, ay + 44, az - 22), (16, 26, 18)), 1.15)  # heel
-    body.add_pair("foot", ellipsoid((ax, ay + 34, az + 34), (24, 17, 20)), 1.3)  # tarsus
+    body.add_pair("foot", ellipsoid((ax, ay + 12, az + 2), (19, 17, 24)), 0.8)  # talus
+    body.add_pair("foot", ellipsoid((ax - 2, ay + 44, az - 22), (16, 26, 18)), 0.75)  # heel
+    body.add_pair("foot", ellipsoid((ax, ay + 34, az + 34), (24, 19, 20)), 0.75)  # tarsus
     for toe, dx in enumerate((-24, -12, -1, 10, 21)):
         body.add_pair("foot", tube([(ax + 0.6 * dx, ay + 42, az + 44), (ax + 1.05 * dx, ay + 66, az + 78),
                                     (ax + 1.1 * dx, ay + 82, az + 104)], (6.5, 6, 4) if toe == 0 else (5, 4.5, 3.5)), 1.0)

@@ -52,7 +52,8 @@ class _View(NamedTuple):
     abnormal: bool
 
 
-class _Findings(NamedTuple):
+@dataclass
+class _Findings:
     """What the checks of a source collect."""
 
     defects: list[str]  # sentences

@@ -1,0 +1,285 @@
+"""The verbs of `bonescan`: flags only, each verb's work is in the module it calls.
+
+Every verb ends with one line of JSON on standard output; progress and logs go to standard error.
+Exit codes: 0 done, 2 bad input (one sentence says which), 1 anything else.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from bonescan_jax.errors import InputError
+
+
+class Verb(NamedTuple):
+    """What a verb is called with and what it does."""
+
+    usage: str
+    help: str
+    define: Callable[[flags.FlagValues], None]
+    run: Callable[[flags.FlagValues, list[str]], dict[str, Any]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `bonescan VERB …` and exits with the code of the module's docstring."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        sys.exit(0 if arguments else 2)
+    try:
+        result = _dispatch(arguments[0], arguments[1:])
+    except (InputError, flags.Error) as error:
+        print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    if result is not None:
+        print(json.dumps(result), flush=True)
+
+
+def _dispatch(name: str, arguments: list[str]) -> dict[str, Any] | None:
+    if name not in VERBS:
+        raise InputError(f"there is no such verb, expected one of {', '.join(VERBS)}")
+    verb = VERBS[name]
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Shows this.", short_name="h", flag_values=values)
+    verb.define(values)
+    # absl parses nothing before it has a program name.
+    try:
+        rest = values([f"bonescan {name}", *arguments])[1:]
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # What ml_collections raises for a misspelt key, a wrong type or a missing file.
+        raise InputError(f"{error}".strip("'\"").replace("\n", " ")) from error
+    if values.help:
+        print(f"usage: bonescan {verb.usage}\n\n{verb.help}\n\nflags:\n{_flag_help(values)}")
+        return None
+    return verb.run(values, rest)
+
+
+def _overview() -> str:
+    lines = ["bonescan: whole-body bone scans in, a trained UNet++ and its findings out.", ""]
+    lines += [f"  bonescan {verb.usage}\n      {verb.help.splitlines()[0]}" for verb in VERBS.values()]
+    return "\n".join([*lines, "", "`bonescan VERB --help` tells more."])
+
+
+def _flag_help(values: flags.FlagValues) -> str:
+    own = [values[name] for name in values if len(name) > 1]
+    rows = [f"  --{flag.name}: {flag.help} (default: {flag.value})" for flag in own
+            if not flag.name.startswith("config.")]  # fmt: skip
+    return "\n".join(rows)
+
+
+def _required(values: flags.FlagValues, *names: str) -> None:
+    for name in names:
+        if values[name].value in (None, ""):
+            raise InputError(f"--{name} is missing; see --help")
+
+
+def _no_positionals(rest: list[str]) -> None:
+    if rest:
+        raise InputError(f"found {' '.join(rest)!r}, expected flags only; see --help")
+
+
+def _string(values: flags.FlagValues, name: str, default: str | None, text: str) -> None:
+    flags.DEFINE_string(name, default, text, flag_values=values)
+
+
+def _integer(values: flags.FlagValues, name: str, default: int, text: str, lower: int) -> None:
+    flags.DEFINE_integer(name, default, text, lower_bound=lower, flag_values=values)
+
+
+def _config(values: flags.FlagValues) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Settings, such as configs/phantom.py; --config.train.num_steps=10 changes one of them. "
+        "bonescan_jax/config.py explains all.",
+        flag_values=values,
+    )
+
+
+def _read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
+    """The config of --config, with what --config.KEY=VALUE changed."""
+    _required(values, "config")
+    try:
+        values.config.to_dict()  # where the file could not be loaded, the first touch says so
+    except OSError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"--config: {reason}") from error
+    return values.config
+
+
+def _workdir(values: flags.FlagValues) -> None:
+    _string(values, "workdir", None, "Folder of the run.")
+
+
+# ---- phantom -------------------------------------------------------------------------------------
+
+
+def _define_phantom(values: flags.FlagValues) -> None:
+    _string(values, "out", None, "Folder to write; must not hold anything yet.")
+    _integer(values, "patients", 200, "How many patients.", 1)
+    _integer(values, "seed", 0, "Patient n of a seed is always the same.", 0)
+    _integer(values, "processes", os.cpu_count() or 1, "Simulated side by side.", 1)
+
+
+def _run_phantom(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.progress import Progress
+    from bonescan_jax.scans.phantom import write_bs80k
+
+    _no_positionals(rest)
+    _required(values, "out")
+    with Progress("simulate patients", values.patients) as progress:
+        return write_bs80k(
+            Path(values.out),
+            values.patients,
+            values.seed,
+            num_processes=values.processes,
+            on_patient=lambda patient: progress.advance(),
+        )
+
+
+# ---- prepare -------------------------------------------------------------------------------------
+
+
+def _define_prepare(values: flags.FlagValues) -> None:
+    _config(values)
+    _string(values, "source", None, "Folder or zip file laid out as BS-80K.")
+    _string(values, "data_dir", None, "Where to put it; default: data.dir of the config.")
+
+
+def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.datasets.bs80k import prepare
+    from bonescan_jax.progress import Progress
+
+    _no_positionals(rest)
+    _required(values, "source")
+    data = _read_config(values).data
+    test, validation = data.test_fraction, data.validation_fraction
+    with Progress("prepare views") as progress:
+        return prepare(
+            Path(values.source),
+            Path(values.data_dir or data.dir),
+            name=data.name,
+            split_seed=data.split_seed,
+            split_fractions=(1 - validation - test, validation, test),
+            on_scan=lambda done, total: progress.advance_to(done, total),
+        )
+
+
+# ---- train ---------------------------------------------------------------------------------------
+
+
+def _define_train(values: flags.FlagValues) -> None:
+    _config(values)
+    _workdir(values)
+
+
+def _run_train(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.train import train
+
+    _no_positionals(rest)
+    _required(values, "workdir")
+    return train(_read_config(values), Path(values.workdir))
+
+
+# ---- evaluate ------------------------------------------------------------------------------------
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+    _workdir(values)
+    flags.DEFINE_enum(
+        "split", "test", ["train", "validation", "test"], "What to score.", flag_values=values
+    )
+
+
+def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.evaluate import evaluate
+
+    _no_positionals(rest)
+    _required(values, "workdir")
+    return evaluate(Path(values.workdir), values.split)
+
+
+# ---- predict -------------------------------------------------------------------------------------
+
+
+def _define_predict(values: flags.FlagValues) -> None:
+    _workdir(values)
+    _string(values, "input", None, "JPEG, PNG or DICOM file, or a folder of them.")
+    _string(values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir.")
+    _integer(values, "limit", 0, "Only the first so many files of a folder; 0 is all.", 0)
+
+
+def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.predict import predict
+
+    _no_positionals(rest)
+    _required(values, "workdir", "input")
+    workdir = Path(values.workdir)
+    out = Path(values.out) if values.out else workdir / "predictions"
+    return predict(workdir, Path(values.input), out, values.limit)
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.report.page import write_report
+
+    _no_positionals(rest)
+    _required(values, "workdir")
+    return write_report(Path(values.workdir))
+
+
+VERBS = {
+    "phantom": Verb(
+        "phantom --out=DIR --patients=N --seed=S",
+        "Simulates patients in the layout of BS-80K, with the truth beside them.\n\n"
+        "OUT gets wholeBodyANT/, wholeBodyPOST/ (JPEG), ant/, post/ (VOC XML), the label files\n"
+        "and truth/ (counts, masks, gains as .npz).",
+        _define_phantom,
+        _run_phantom,
+    ),
+    "prepare": Verb(
+        "prepare --config=FILE --source=ZIP|DIR [--data_dir=DIR]",
+        "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
+        "Every defect is named before anything is written; the data set appears whole or not.",
+        _define_prepare,
+        _run_prepare,
+    ),
+    "train": Verb(
+        "train --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
+        "Trains a network; continues the run that the workdir holds.\n\n"
+        "The workdir gets config.json, checkpoints/, metrics.jsonl and tensorboard/.",
+        _define_train,
+        _run_train,
+    ),
+    "evaluate": Verb(
+        "evaluate --workdir=DIR [--split=test]",
+        "Scores a trained network on whole scans, beside a brightness threshold.\n\n"
+        "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
+        "lesion sensitivity (FROC) and the image-level AUC.",
+        _define_evaluate,
+        _run_evaluate,
+    ),
+    "predict": Verb(
+        "predict --workdir=DIR --input=FILE|DIR [--out=DIR]",
+        "Finds hot spots on JPEG, PNG or DICOM scans.\n\n"
+        "Each view gets NAME_mask.png (0 background, 1 abnormal, 2 normal), NAME_overlay.png\n"
+        "and NAME.json with boxes and scores.",
+        _define_predict,
+        _run_predict,
+    ),
+    "report": Verb(
+        "report --workdir=DIR",
+        "Gathers scores, curves and pictures of a run into one page, report.html.",
+        _workdir,
+        _run_report,
+    ),
+}

@@ -1,0 +1,209 @@
+"""Scores a trained network on whole scans, beside a plain brightness threshold."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from bonescan_jax.checkpoint import restore_average
+from bonescan_jax.input_pipeline import decode, scan_batches, scan_records
+from bonescan_jax.metrics.classification import roc_auc
+from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
+from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.threshold import ThresholdBaseline, threshold_overlap_counts
+from bonescan_jax.models.build import Network, Tree, build_network, initial_weights
+from bonescan_jax.parallel import make_mesh, replicated
+from bonescan_jax.progress import Progress
+from bonescan_jax.scans import ABNORMAL, CLASSES
+from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes
+from bonescan_jax.train_step import make_predict_step, overlap_counts
+from bonescan_jax.workdir import read_config, write_json
+
+PredictStep = Callable[[Tree, jax.Array, jax.Array], jax.Array]
+
+# Brightest intensity, relative to bone, that the threshold detector tells apart.
+BRIGHTEST = 50.0
+
+
+def load_network(
+    config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+) -> tuple[Network, Tree, int]:
+    """The network of a run with its newest averaged weights on every device, and their step.
+
+    Raises:
+        InputError: the workdir holds no finished checkpoint.
+    """
+    params, stats = jax.eval_shape(lambda: initial_weights(config))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        {"params": params, "stats": stats},
+    )
+    weights, step = restore_average(workdir, abstract)
+    return build_network(config), weights, step
+
+
+def predictor_names(network: Network) -> tuple[str, ...]:
+    """The heads, then their mean where there are several: the rows of `make_predict_step`."""
+    return network.heads if len(network.heads) == 1 else (*network.heads, "mean")
+
+
+def score_split(
+    config: ml_collections.ConfigDict,
+    split: str,
+    predict_step: PredictStep,
+    weights: Tree,
+    mesh: Mesh,
+) -> np.ndarray:
+    """(predictors, images, classes - 1, 3) overlap counts of every scan of a split."""
+    counts = []
+    for batch in scan_batches(config, split, mesh):
+        arrays = batch.arrays
+        probabilities = predict_step(weights, arrays["image"], arrays["reference"])
+        overlap = np.asarray(overlap_counts(probabilities, arrays["mask"]))
+        counts.append(overlap[:, : len(batch.records)])
+    return np.concatenate(counts, axis=1)
+
+
+def pooled_dice(counts: np.ndarray) -> dict[str, float | None]:
+    """{"dice_abnormal", "dice_normal"} over all pixels of (images, classes - 1, 3) counts."""
+    scores = segmentation_scores(counts)
+    return {f"dice_{name}": scores[name]["dice_pooled"] for name in CLASSES[1:]}
+
+
+def evaluate(workdir: Path, split: str) -> dict[str, Any]:
+    """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
+
+    Which predictor counts, a head or the mean of all, is chosen on the validation split by the
+    mean Dice of both classes, and every one of them is reported.
+
+    Returns:
+        The scores of the chosen predictor and of the threshold detector, and where all are.
+
+    Raises:
+        InputError: workdir or data cannot be used.
+    """
+    config = read_config(workdir)
+    mesh = make_mesh(config)
+    network, weights, step = load_network(config, workdir, mesh)
+    predict_step = make_predict_step(network, mesh)
+    names = predictor_names(network)
+
+    validation = score_split(config, "validation", predict_step, weights, mesh)
+    selected = select_predictor(validation, names)
+    scans = _score_scans(config, split, predict_step, weights, mesh, names.index(selected))
+    baseline = _threshold_counts(config, split)
+
+    predictors = {name: segmentation_scores(scans.counts[row]) for row, name in enumerate(names)}
+    predictors["threshold"] = segmentation_scores(baseline)
+    summary = {
+        "split": split,
+        "step": step,
+        "num_images": int(scans.counts.shape[1]),
+        "selected": selected,
+        **pooled_dice(scans.counts[names.index(selected)]),
+        **{f"dice_threshold_{name}": predictors["threshold"][name]["dice_pooled"]
+           for name in CLASSES[1:]},
+        "images_per_second": scans.images_per_second,
+        "workdir": str(workdir),
+    }  # fmt: skip
+    auc = roc_auc(np.array(scans.image_scores), np.array(scans.image_labels, bool))
+    details = {
+        "predictors": predictors,
+        "detection": scans.detection(),
+        "image_auc": auc and auc._asdict(),
+    }
+    write_json(workdir / "evaluation" / f"{split}.json", summary | details)
+    return summary
+
+
+def select_predictor(counts: np.ndarray, names: tuple[str, ...]) -> str:
+    """The predictor with the best mean pooled Dice of both classes; the last of equals."""
+    means = [np.mean([dice or 0.0 for dice in pooled_dice(each).values()]) for each in counts]
+    return names[len(means) - 1 - int(np.argmax(means[::-1]))]
+
+
+class _ScanScores:
+    """What is collected over the scans of a split."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(0)
+        self.boxes: list[list[ScoredBox]] = []
+        self.truths: list[np.ndarray] = []
+        self.image_scores: list[float] = []
+        self.image_labels: list[int] = []
+        self.images_per_second: float | None = None
+
+    def detection(self) -> dict[str, Any]:
+        """FROC figures of each foreground class."""
+        figures = {}
+        for label, name in enumerate(CLASSES[1:], start=1):
+            predictions, truths = [], []
+            for boxes, truth in zip(self.boxes, self.truths, strict=True):
+                of_class = [box for box in boxes if box.label == label]
+                predictions.append(
+                    ScoredBoxes(
+                        np.array([box[:4] for box in of_class]).reshape(-1, 4),
+                        np.array([box.score for box in of_class]),
+                    )
+                )
+                truths.append(truth[truth[:, 4] == label, :4])
+            figures[name] = detection_scores(predictions, truths)
+        return figures
+
+
+def _score_scans(
+    config: ml_collections.ConfigDict,
+    split: str,
+    predict_step: PredictStep,
+    weights: Tree,
+    mesh: Mesh,
+    selected: int,
+) -> _ScanScores:
+    """Overlap counts of every predictor; boxes and image scores of the selected one."""
+    scores, counts = _ScanScores(), []
+    total = len(scan_records(config, split))
+    with Progress(f"evaluate {split}", total) as progress:
+        started, timed = None, 0
+        for batch in scan_batches(config, split, mesh):
+            arrays, real = batch.arrays, len(batch.records)
+            probabilities = predict_step(weights, arrays["image"], arrays["reference"])
+            counts.append(np.asarray(overlap_counts(probabilities, arrays["mask"]))[:, :real])
+            chosen = np.asarray(probabilities[selected])[:real]
+            for record, scan in zip(batch.records, chosen, strict=True):
+                scores.boxes.append(
+                    mask_to_boxes(scan.argmax(-1), scan, min_area=config.evaluate.min_area)
+                )
+                scores.truths.append(record["boxes"])
+                scores.image_scores.append(float(scan[..., ABNORMAL].max()))
+                scores.image_labels.append(record["abnormal"])
+            if started is None:
+                started = time.monotonic()  # the first batch compiles
+            else:
+                timed += real
+                scores.images_per_second = round(timed / (time.monotonic() - started), 3)
+            progress.advance(real)
+    scores.counts = np.concatenate(counts, axis=1)
+    return scores
+
+
+def _threshold_counts(config: ml_collections.ConfigDict, split: str) -> np.ndarray:
+    """Overlap counts on a split of the threshold detector fitted to the training scans."""
+    baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
+    for record in scan_records(config, "train"):
+        example = decode(record, config.data.mask)
+        intensity = example["image"] / example["reference"]
+        baseline.accumulate(intensity[None], example["mask"][None])
+    thresholds = baseline.best_thresholds()
+    counts = []
+    for record in scan_records(config, split):
+        example = decode(record, config.data.mask)
+        intensity = example["image"] / example["reference"]
+        counts.append(
+            threshold_overlap_counts(intensity[None], example["mask"][None], thresholds)
+        )
+    return np.concatenate(counts)

@@ -1,0 +1,353 @@
+"""Simulates whole-body bone scans: the camera, the annotator, and BS-80K's own files.
+
+A patient is a function of (seed, patient) alone: `simulate_patient` gives the same arrays in any
+process and in any order. The physics: every bone and organ is projected from its true depth, blurred
+by the collimator (FWHM = √(4² + (2 + 0.55 d)²) mm at d cm), attenuated by the tissue on its way
+(0.12 /cm), scattered (0.35 × a Gaussian of σ 35 mm), counted with Poisson noise and nothing after it.
+"""
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+from . import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
+from .body import PIXEL_MM, Body, HotSpot, draw_body
+
+ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
+LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
+SCATTER, SCATTER_MM = 0.35, 35.0
+DETECTOR_GAP, TABLE_GAP = 25.0, 35.0  # mm from skin, from the back through the table
+COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
+GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
+_SLABS = 6  # depths that share one blur
+EDGE = 0.42  # a hot spot reaches to this fraction of its own peak: what a person would box
+MIN_CONTRAST, MIN_SNR = 0.55, 7.0  # over what lies around and under it: what a person would see
+
+
+@dataclass(frozen=True)
+class PhantomView:
+    """One view of a simulated patient with its truth."""
+
+    view: str  # "anterior" | "posterior"
+    counts: np.ndarray  # (1024, 256) uint16 Poisson counts
+    grey: np.ndarray  # (1024, 256) uint8, round(gain × counts) mod 256
+    mask: np.ndarray  # (1024, 256) uint8 class of each pixel: visible hot-spot pixels, else 0
+    boxes: tuple[Box, ...]
+    gain: float
+    field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
+
+
+@dataclass(frozen=True)
+class PhantomPatient:
+    """Both views of a simulated patient, anterior first."""
+
+    patient: int
+    views: tuple[PhantomView, PhantomView]
+    hot_spots: tuple[HotSpot, ...]  # all there are, seen or not
+    child: bool
+    stature: float  # mm
+
+
+class _Camera:
+    """One view of a body: where each point lands, how much of it gets there, how blurred."""
+
+    def __init__(self, body: Body, view: str) -> None:
+        anterior = view == "anterior"
+        flip = slice(None) if anterior else slice(None, None, -1)
+        self.thickness = body.thickness[:, flip]
+        # Photons scatter in the body, so little scatter is seen beside it (air 1 % of tissue in NM1).
+        inside = cv2.GaussianBlur((self.thickness > 20).astype(np.float32), (0, 0), 5.0)
+        self.scattering = 0.05 + 0.95 * inside
+        self.attenuation = ATTENUATION * (1 - LUNG_SAVES * body.lung[:, flip])
+        x, self.row, z = body.points.T
+        self.column = x if anterior else (WIDTH - 1) - x
+        row = np.clip(np.rint(self.row), 0, HEIGHT - 1).astype(np.int32)
+        column = np.clip(np.rint(self.column), 0, WIDTH - 1).astype(np.int32)
+        pixel = row * WIDTH + column
+        sign = 1 if anterior else -1
+        skin = (body.middle[:, flip] + sign * body.thickness[:, flip] / 2).ravel()
+        depth = np.maximum(sign * (skin[pixel] - z), 2.0)
+        self.passed = np.exp(-depth * self.attenuation.ravel()[pixel]) / PIXEL_MM**2
+        if anterior:  # the upper head follows the body's outline
+            face = np.where(self.thickness > 0, body.middle[:, flip] + self.thickness / 2, 0).max(1)
+            plane = ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + DETECTOR_GAP
+            distance = plane[row] - z
+        else:
+            distance = z + TABLE_GAP
+        self.sigmas = np.linspace(30, 260, _SLABS)
+        step = self.sigmas[1] - self.sigmas[0]
+        self.slab = np.clip(np.rint((distance - 30) / step), 0, _SLABS - 1).astype(np.int32)
+        self.sigmas = np.hypot(4, 2 + 0.055 * self.sigmas) / 2.355 / PIXEL_MM  # pixels
+
+    def project(self, weight: np.ndarray, index: np.ndarray | None = None) -> tuple[np.ndarray, int, int]:
+        """Project points with their activity; return the image, or the part around them, and its corner.
+
+        Args:
+          weight: (k,) activity of the points.
+          index: (k,) which points; all if None, and then the image is the whole view.
+        """
+        pick = slice(None) if index is None else index
+        row, column, slab = self.row[pick], self.column[pick], self.slab[pick]
+        weight = weight * self.passed[pick]
+        top, bottom, left, right = 0, HEIGHT, 0, WIDTH
+        if index is not None:
+            top, left = (max(0, int(v.min()) - 12) for v in (row, column))
+            bottom, right = min(HEIGHT, int(row.max()) + 14), min(WIDTH, int(column.max()) + 14)
+        high, wide = bottom - top, right - left
+        if high < 2 or wide < 2:
+            return np.zeros((0, 0), np.float32), top, left
+        r, c = np.floor(row).astype(np.int32), np.floor(column).astype(np.int32)
+        inside = (r >= top) & (r < bottom - 1) & (c >= left) & (c < right - 1)
+        fr, fc = row - r, column - c
+        cell = np.where(inside, (slab * high + (r - top)) * wide + (c - left), 0)
+        weight = np.where(inside, weight, 0)
+        size = _SLABS * high * wide
+        volume = np.zeros(size)
+        for dr, dc, part in ((0, 0, (1 - fr) * (1 - fc)), (0, 1, (1 - fr) * fc), (1, 0, fr * (1 - fc)), (1, 1, fr * fc)):
+            volume += np.bincount(cell + (dr * wide + dc), weight * part, size)
+        image = np.zeros((high, wide), np.float32)
+        for layer, sigma in zip(volume.reshape(_SLABS, high, wide).astype(np.float32), self.sigmas, strict=True):
+            if layer.any():
+                image += cv2.GaussianBlur(layer, (0, 0), float(sigma), borderType=cv2.BORDER_CONSTANT)
+        return image, top, left
+
+    def soft_tissue(self, uptake: float) -> np.ndarray:
+        """Even uptake through the whole thickness, attenuated on its way out."""
+        image = uptake * (1 - np.exp(-self.attenuation * self.thickness)) / self.attenuation
+        return cv2.GaussianBlur(image, (0, 0), 1.9)
+
+
+def _scatter(image: np.ndarray) -> np.ndarray:
+    """Return the scattered part of an image: broad, so computed at a quarter of the size."""
+    small = cv2.resize(image, (WIDTH // 4, HEIGHT // 4), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), SCATTER_MM / PIXEL_MM / 4, borderType=cv2.BORDER_CONSTANT)
+    return SCATTER * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def _is_visible(spot: np.ndarray, around: np.ndarray, kind: str) -> bool:
+    """Return whether a reader would mark a hot spot.
+
+    Args:
+      spot: its own expected counts.
+      around: expected counts of all else at the same pixels.
+      kind: HotSpot.kind; kidneys and bladder are expected, so they must stand out more.
+    """
+    peak = int(spot.argmax())
+    contrast = spot.flat[peak] / max(around.flat[peak], 1e-6)
+    snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
+    need = {"kidney": 2.2, "bladder": 1.5, "malignant": MIN_CONTRAST * 0.8}.get(kind, MIN_CONTRAST)
+    return contrast > need and snr > MIN_SNR
+
+
+def _annotate(spots: list[tuple[HotSpot, np.ndarray, int, int]], total: np.ndarray, field: tuple[int, int, int, int]) -> tuple[np.ndarray, tuple[Box, ...]]:
+    """Box what a reader of this view sees; touching spots of one class share a box.
+
+    Args:
+      spots: hot spot, its expected counts in a window, row and column of the window.
+      total: (1024, 256) expected counts.
+      field: scanned rows and columns.
+
+    Returns:
+      mask (1024, 256) uint8 and boxes.
+    """
+    layers = {NORMAL: np.zeros((HEIGHT, WIDTH), bool), ABNORMAL: np.zeros((HEIGHT, WIDTH), bool)}
+    for spot, image, top, left in spots:
+        if image.size == 0 or image.max() <= 0:
+            continue
+        window = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
+        if _is_visible(image, np.maximum(total[window] - image, 0), spot.kind):
+            layers[spot.label][window] |= image > EDGE * image.max()
+    layers[NORMAL] &= ~layers[ABNORMAL]
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    scanned = np.zeros((HEIGHT, WIDTH), bool)
+    scanned[field[0] : field[1], field[2] : field[3]] = True
+    boxes = []
+    for label, layer in layers.items():
+        numbered, _ = ndimage.label(layer & scanned, np.ones((3, 3)))
+        for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
+            part = numbered[rows, columns] == number
+            if part.sum() < 6:  # the crumb of a spot that another class covers
+                continue
+            mask[rows, columns][part] = label
+            boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop, label))
+    return mask, tuple(sorted(boxes, key=lambda box: (box.ymin, box.xmin)))
+
+
+def _simulate_view(body: Body, view: str, counts: float, gain: float, rng: np.random.Generator) -> PhantomView:
+    camera = _Camera(body, view)
+    image = camera.project(body.weight)[0] + camera.soft_tissue(body.tissue_uptake)
+    spots = []
+    for spot in body.hot_spots:
+        own, top, left = camera.project(spot.excess, spot.index)
+        image[top : top + own.shape[0], left : left + own.shape[1]] += own
+        spots.append((spot, own, top, left))
+    image += _scatter(image) * camera.scattering
+    top, bottom, left, right = body.field
+    if view == "posterior":
+        left, right = WIDTH - right, WIDTH - left
+    scanned = np.zeros_like(image)
+    scanned[top:bottom, left:right] = 1
+    image *= scanned
+    scale = counts / float(image.sum())
+    air = 0.3 * counts / 3.6e6 * rng.uniform(0.2, 1.0)  # 0.3 a pixel in NM1 with its 3.6 M counts
+    expected = image * scale + air * scanned
+    noisy = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
+    seen = [(spot, own * scale, r, c) for spot, own, r, c in spots]
+    field = (top, bottom, left, right)
+    mask, boxes = _annotate(seen, expected, field)
+    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field)
+
+
+def to_grey(counts: np.ndarray, gain: float) -> np.ndarray:
+    """Return BS-80K's grey values (uint8): round(gain × counts) mod 256; hot spots wrap."""
+    return (np.rint(gain * counts.astype(np.float64)).astype(np.int64) % 256).astype(np.uint8)
+
+
+def simulate_patient(seed: int, patient: int) -> PhantomPatient:
+    """Simulate both views of a patient.
+
+    Args:
+      seed: of the whole data set.
+      patient: number within it.
+
+    Returns:
+      The patient; the same for the same (seed, patient), whatever was simulated before. Both views
+      share one gain, as one export of one study does; their counts differ by a few percent.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, patient])))
+    body = draw_body(rng)
+    gain = float(rng.uniform(*GAIN))
+    counts = rng.uniform(0.56e6, 1.1e6)
+    views = []
+    for view in VIEWS:
+        total = float(np.clip(counts * rng.normal(1, 0.05), COUNTS[0] * 1.01, COUNTS[1] * 0.97))
+        views.append(_simulate_view(body, view, total, gain, rng))
+    return PhantomPatient(patient, (views[0], views[1]), body.hot_spots, body.child, body.stature)
+
+
+# ---------------------------------------------------------------------------------- BS-80K's files
+
+_FOLDERS = {"anterior": ("wholeBodyANT", "ant"), "posterior": ("wholeBodyPOST", "post")}
+_NAMES = {ABNORMAL: "Abnormal", NORMAL: "Normal"}
+
+
+def _xml(folder: str, filename: str, boxes: tuple[Box, ...]) -> bytes:
+    """Return the boxes of a view as Pascal VOC."""
+    root = ET.Element("annotation")
+    ET.SubElement(root, "folder").text = folder
+    ET.SubElement(root, "filename").text = filename
+    size = ET.SubElement(root, "size")
+    for tag, value in (("width", WIDTH), ("height", HEIGHT), ("depth", 1)):
+        ET.SubElement(size, tag).text = str(value)
+    for box in boxes:
+        item = ET.SubElement(root, "object")
+        ET.SubElement(item, "name").text = _NAMES[box.label]
+        corners = ET.SubElement(item, "bndbox")
+        for tag in ("xmin", "ymin", "xmax", "ymax"):
+            ET.SubElement(corners, tag).text = str(int(getattr(box, tag)))
+    ET.indent(root)
+    return ET.tostring(root)
+
+
+def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
+    """Simulate and write one patient; runs in a worker."""
+    out, seed, patient = Path(task[0]), task[1], task[2]
+    cv2.setNumThreads(1)
+    tally: Counter[str] = Counter()
+    truth = {}
+    for view in simulate_patient(seed, patient).views:
+        images, annotations = _FOLDERS[view.view]
+        _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        (out / images / f"{patient}.jpg").write_bytes(jpeg.tobytes())
+        if view.boxes:  # BS-80K has no XML for a view without hot spots
+            (out / annotations / f"{patient}.xml").write_bytes(_xml(images, f"{patient}.jpg", view.boxes))
+        labels = [box.label for box in view.boxes]
+        tally["boxes_abnormal"] += labels.count(ABNORMAL)
+        tally["boxes_normal"] += labels.count(NORMAL)
+        tally["views_without_hot_spots"] += not labels
+        tally["abnormal_" + view.view] = int(ABNORMAL in labels)
+        truth |= {f"counts_{view.view}": view.counts, f"mask_{view.view}": view.mask, f"gain_{view.view}": np.float64(view.gain)}
+    np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
+    return patient, dict(tally)
+
+
+def _write_all(out: Path, num_patients: int, seed: int, processes: int, on_patient: Callable[[int], None] | None) -> Counter[str]:
+    """Write every patient's files into `out`, in this process or in several."""
+    for folder in (*(name for pair in _FOLDERS.values() for name in pair), "truth"):
+        (out / folder).mkdir(parents=True)
+    tasks = [(str(out), seed, patient) for patient in range(1, num_patients + 1)]
+    totals: Counter[str] = Counter()
+    labels: dict[str, dict[int, int]] = {view: {} for view in VIEWS}
+
+    def take(patient: int, tally: dict[str, int]) -> None:
+        for view in VIEWS:
+            labels[view][patient] = tally.pop("abnormal_" + view)
+        totals.update(tally)
+        if on_patient is not None:
+            on_patient(patient)
+
+    if processes == 1:
+        for task in tasks:
+            take(*_write_patient(task))
+    else:
+        # spawn: JAX may run threads in the parent, and a fork would copy their locks.
+        chunk = max(1, min(16, num_patients // (4 * processes)))
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            for patient, tally in pool.imap_unordered(_write_patient, tasks, chunk):
+                take(patient, tally)
+    for view, (images, _) in _FOLDERS.items():
+        lines = [f"{patient}.jpg\t{label}\n" for patient, label in sorted(labels[view].items())]
+        (out / f"{images}.txt").write_text("".join(lines))
+    return totals
+
+
+def write_bs80k(
+    out: Path, num_patients: int, seed: int, num_processes: int | None = None,
+    on_patient: Callable[[int], None] | None = None,
+) -> dict[str, int | float]:  # fmt: skip
+    """Simulate patients 1 … num_patients into BS-80K's own layout, with the truth beside it.
+
+    Args:
+      out: folder to make; must not exist or be empty. It appears only when all is written.
+      num_patients: how many.
+      seed: same seed, same files.
+      num_processes: None: one for each processor.
+      on_patient: called here with the patient's number as each is finished, in any order.
+
+    Returns:
+      Counts of patients, views, boxes by class, views without hot spots, and the seconds it took.
+
+    Raises:
+      InputError: `out` holds something, or `num_patients` is not positive.
+    """
+    out = Path(out)
+    if num_patients < 1:
+        raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} already holds something; expected a new or an empty folder.")
+    start = time.monotonic()
+    processes = min(num_processes or os.cpu_count() or 1, num_patients)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        totals = _write_all(partial, num_patients, seed, processes, on_patient)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {
+        "patients": num_patients, "views": 2 * num_patients, "boxes_abnormal": totals["boxes_abnormal"],
+        "boxes_normal": totals["boxes_normal"], "views_without_hot_spots": totals["views_without_hot_spots"],
+        "seconds": round(time.monotonic() - start, 3),
+    }  # fmt: skip

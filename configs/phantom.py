@@ -1,0 +1,26 @@
+"""The quick start: simulated patients, a small UNet++ on crops, two CPU cores.
+
+Command: bash launch/local.sh
+Time: not measured yet.
+Score: not measured yet.
+"""
+
+import ml_collections
+
+from bonescan_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """A network narrow and shallow enough for minutes on two cores, at full resolution."""
+    config = default_config()
+    config.data.name = "phantom"
+    config.data.crop_height = 128
+    config.data.crop_width = 128
+    config.model.filters = (16, 32, 64, 128)
+    config.model.levels = 3
+    config.model.dtype = "float32"  # XLA does not use the bf16 units of a CPU for convolutions
+    config.train.batch_size = 8
+    config.train.num_steps = 600
+    config.train.eval_every_steps = 200
+    config.train.save_every_steps = 200
+    return config

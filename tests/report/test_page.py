@@ -1,0 +1,148 @@
+"""The report page: says what a run holds and what it lacks, loads nothing, trusts no text."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.report.overlay import save_overlay
+from bonescan_jax.report.page import write_report
+
+EVIL = "<script>alert('x')</script>"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Reads the page back: table rows, text, pictures; checks that every tag is closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.rows, self.sources, self.text = [], [], [], ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        """Keep rows and pictures; nothing may run or load."""
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        attrs = dict(attrs)
+        assert tag not in ("script", "link", "iframe") and "href" not in attrs
+        if tag == "img":
+            self.sources.append(attrs["src"])
+
+    def handle_startendtag(self, tag, attrs):
+        """Ignore elements that close themselves, as those of SVG do."""
+
+    def handle_endtag(self, tag):
+        """Check that it closes what was opened last."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        """Keep text, that of cells by row."""
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+        self.text += data
+
+
+def read(workdir):
+    return Page(write_report(workdir).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run that was evaluated and has predicted one scan, with markup in every name."""
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "predictions").mkdir()
+    config = {"seed": 7, "data": {"dir": EVIL}, "model": {"filters": [32, 64]}, "other": EVIL}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    steps = range(10, 60, 10)
+    lines = [
+        {"step": s, "seconds": 60 * s, "kind": "train", "loss": 1 / s, "loss_head_1": 2 / s,
+         "learning_rate": 1e-3, "images_per_second": 100 + s}
+        for s in steps
+    ]  # fmt: skip
+    lines += [{"step": s, "kind": "validation", "dice_abnormal": 0.1, EVIL: 1} for s in steps]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"step": 60, "kin'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    scores = segmentation_scores(np.array([[[10, 0, 20], [0, 0, 0]], [[0, 5, 0], [0, 0, 0]]]))
+    evaluation = {
+        "split": EVIL, "step": 50, "num_images": 2, "selected": "mean",
+        "predictors": {"head_1": scores, "mean": scores, EVIL: scores},
+        "detection": {"abnormal": {"sensitivity_at": {"0.3": 0.532, "1.0": None}}, "normal": None},
+        "image_auc": {"auc": 0.84, "low": 0.8, "high": None},
+    }  # fmt: skip
+    (tmp_path / "evaluation" / "test.json").write_text(json.dumps(evaluation))
+    boxes = [{"xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9, "label": "abnormal", "score": 0.5}]
+    prediction = {"file": EVIL, "view": "anterior", "boxes": boxes, "overlay": "a_overlay.png"}
+    (tmp_path / "predictions" / "a.json").write_text(json.dumps(prediction))
+    save_overlay(tmp_path / "predictions" / "a_overlay.png", np.zeros((4, 4, 3), np.uint8))
+    return tmp_path
+
+
+def test_full_page(workdir):
+    page = read(workdir)
+    # Two images: Dice 0.5, and a false alarm; pooled 20 / 45, IoU 10 / 35; nothing of the other.
+    expected = ["0.444", "0.286", "0.500", "0.250", "–", "–", "–", "–"]
+    assert ["head 1", *expected] in page.rows
+    assert [EVIL, *expected] in page.rows
+    assert ["abnormal", "0.532", "–", "–", "–"] in page.rows
+    for text in ("normal images 0.840", "skipped: 1", "1 abnormal, 0 normal", "32, 64", "50.0 min"):
+        assert text in page.text
+    for title in ("Training loss", "Validation Dice", "Learning rate", "Throughput"):
+        assert title in page.text
+    picture = (workdir / "predictions" / "a_overlay.png").read_bytes()
+    assert page.sources == ["data:image/png;base64," + base64.b64encode(picture).decode()]
+    assert not list(workdir.glob("*.tmp"))
+
+
+def test_what_is_missing_is_said(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    text = read(tmp_path).text
+    for sentence in (
+        "has not been evaluated yet",
+        "No training step has been logged",
+        "No scan has been predicted yet",
+    ):
+        assert sentence in text
+
+
+def test_resumed_run_draws_the_later_record_and_survives_a_torn_middle(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    records = [{"step": s, "kind": "train", "loss": 9.0, "images_per_second": 1} for s in (1, 2)]
+    again = [{"step": s, "kind": "train", "loss": 0.5, "images_per_second": 2} for s in (1, 2)]
+    nothing = {"step": 3, "kind": "train", "loss": float("nan"), "images_per_second": 2}
+    lines = [*map(json.dumps, records), '{"step": 3, "kind', *map(json.dumps, again),
+             json.dumps(nothing)]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    page = read(tmp_path)
+    assert "skipped: 1" in page.text
+    assert "images per second, median2.0" in page.text
+    assert ">8<" not in write_report(tmp_path).read_text()  # no axis reaches to the loss of 9
+
+
+def test_not_a_workdir_and_broken_files(workdir, tmp_path_factory):
+    with pytest.raises(InputError, match=r"config\.json: not found"):
+        write_report(tmp_path_factory.mktemp("empty"))
+    for name in ("evaluation/test.json", "config.json"):
+        (workdir / name).write_text('{"split": ')
+        with pytest.raises(InputError, match=f"{name}: expected JSON"):
+            write_report(workdir)
+    (workdir / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="JSON object, found list"):
+        write_report(workdir)
+    assert not (workdir / "report.html").exists()
+
+
+def test_pictures_come_from_the_folder_only(workdir):
+    save_overlay(workdir / "secret.png", np.zeros((2, 2, 3), np.uint8))
+    path = workdir / "predictions" / "a.json"
+    for overlay in ("../secret.png", "absent.png", None):
+        path.write_text(json.dumps({"file": "a", "boxes": [], "overlay": overlay}))
+        page = read(workdir)
+        assert page.sources == [] and "Picture not found" in page.text
