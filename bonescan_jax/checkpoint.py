@@ -1,4 +1,4 @@
-"""Saves and restores a run with Orbax: weights, optimizer and the position in the data, together."""
+"""Saves and restores a run with Orbax: weights, optimizer and data position in one step."""
 
 from pathlib import Path
 from typing import Any

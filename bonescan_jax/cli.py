@@ -63,7 +63,8 @@ def _dispatch(name: str, arguments: list[str]) -> dict[str, Any] | None:
 
 def _overview() -> str:
     lines = ["bonescan: whole-body bone scans in, a trained UNet++ and its findings out.", ""]
-    lines += [f"  bonescan {verb.usage}\n      {verb.help.splitlines()[0]}" for verb in VERBS.values()]
+    for verb in VERBS.values():
+        lines += [f"  bonescan {verb.usage}", f"      {verb.help.splitlines()[0]}"]
     return "\n".join([*lines, "", "`bonescan VERB --help` tells more."])
 
 
@@ -118,6 +119,10 @@ def _workdir(values: flags.FlagValues) -> None:
     _string(values, "workdir", None, "Folder of the run.")
 
 
+def _predictor(values: flags.FlagValues) -> None:
+    _string(values, "predictor", "mean", "The mean of all heads, or one of them: head_1 …")
+
+
 # ---- phantom -------------------------------------------------------------------------------------
 
 
@@ -168,7 +173,7 @@ def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
             name=data.name,
             split_seed=data.split_seed,
             split_fractions=(1 - validation - test, validation, test),
-            on_scan=lambda done, total: progress.advance_to(done, total),
+            on_scan=progress.advance_to,
         )
 
 
@@ -193,6 +198,7 @@ def _run_train(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
 def _define_evaluate(values: flags.FlagValues) -> None:
     _workdir(values)
+    _predictor(values)
     flags.DEFINE_enum(
         "split", "test", ["train", "validation", "test"], "What to score.", flag_values=values
     )
@@ -203,7 +209,7 @@ def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
     _no_positionals(rest)
     _required(values, "workdir")
-    return evaluate(Path(values.workdir), values.split)
+    return evaluate(Path(values.workdir), values.split, values.predictor)
 
 
 # ---- predict -------------------------------------------------------------------------------------
@@ -211,6 +217,7 @@ def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
 def _define_predict(values: flags.FlagValues) -> None:
     _workdir(values)
+    _predictor(values)
     _string(values, "input", None, "JPEG, PNG or DICOM file, or a folder of them.")
     _string(values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir.")
     _integer(values, "limit", 0, "Only the first so many files of a folder; 0 is all.", 0)
@@ -223,7 +230,7 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     _required(values, "workdir", "input")
     workdir = Path(values.workdir)
     out = Path(values.out) if values.out else workdir / "predictions"
-    return predict(workdir, Path(values.input), out, values.limit)
+    return predict(workdir, Path(values.input), out, values.predictor, values.limit)
 
 
 # ---- report --------------------------------------------------------------------------------------

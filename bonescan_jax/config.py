@@ -1,4 +1,4 @@
-"""Every setting once, with its default, unit and reason. A file in configs/ changes some of them."""
+"""Every setting once, with its default, unit and reason; a file in configs/ changes some."""
 
 import ml_collections
 
@@ -118,7 +118,8 @@ def resolve_steps(train: ml_collections.ConfigDict, name: str, examples_per_epoc
         InputError: not exactly one of `<name>_steps`, `_epochs` and `_examples` is above zero
             (all zero is allowed for everything but `num`, and means never).
     """
-    given = {unit: train[f"{name}_{unit}"] for unit in DURATION_UNITS if train[f"{name}_{unit}"] > 0}
+    durations = {unit: train[f"{name}_{unit}"] for unit in DURATION_UNITS}
+    given = {unit: value for unit, value in durations.items() if value > 0}
     if len(given) > 1 or (name == "num" and not given):
         found = " and ".join(f"train.{name}_{unit}={value}" for unit, value in given.items())
         raise InputError(

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bonescan_jax.checkpoint import restore_average
+from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import decode, scan_batches, scan_records
 from bonescan_jax.metrics.classification import roc_auc
 from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
@@ -75,56 +76,64 @@ def pooled_dice(counts: np.ndarray) -> dict[str, float | None]:
     return {f"dice_{name}": scores[name]["dice_pooled"] for name in CLASSES[1:]}
 
 
-def evaluate(workdir: Path, split: str) -> dict[str, Any]:
-    """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
-
-    Which predictor counts, a head or the mean of all, is chosen on the validation split by the
-    mean Dice of both classes, and every one of them is reported.
-
-    Returns:
-        The scores of the chosen predictor and of the threshold detector, and where all are.
+def predictor_row(network: Network, predictor: str) -> int:
+    """The row of `make_predict_step`'s result that holds a predictor.
 
     Raises:
-        InputError: workdir or data cannot be used.
+        InputError: the network has no such predictor.
+    """
+    names = predictor_names(network)
+    if predictor == "mean":
+        return len(names) - 1  # also of a network with a single head
+    if predictor not in names:
+        raise InputError(f"--predictor is {predictor!r}, expected one of {', '.join(names)}")
+    return names.index(predictor)
+
+
+def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
+    """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
+
+    Every head, their mean and the threshold detector are scored side by side, because the mean of
+    the heads is not always the best of them (arXiv 1912.05074).
+
+    Args:
+        workdir: of a training run.
+        split: train, validation or test.
+        predictor: whose scores are the headline: "mean" of the heads, or one, as "head_2".
+
+    Returns:
+        The headline scores beside those of the threshold detector.
+
+    Raises:
+        InputError: workdir, data or predictor cannot be used.
     """
     config = read_config(workdir)
     mesh = make_mesh(config)
     network, weights, step = load_network(config, workdir, mesh)
-    predict_step = make_predict_step(network, mesh)
+    row = predictor_row(network, predictor)
+    scans = _score_scans(config, split, make_predict_step(network, mesh), weights, mesh, row)
+    threshold = segmentation_scores(_threshold_counts(config, split))
+
     names = predictor_names(network)
-
-    validation = score_split(config, "validation", predict_step, weights, mesh)
-    selected = select_predictor(validation, names)
-    scans = _score_scans(config, split, predict_step, weights, mesh, names.index(selected))
-    baseline = _threshold_counts(config, split)
-
-    predictors = {name: segmentation_scores(scans.counts[row]) for row, name in enumerate(names)}
-    predictors["threshold"] = segmentation_scores(baseline)
+    predictors = {name: segmentation_scores(scans.counts[i]) for i, name in enumerate(names)}
+    auc = roc_auc(np.array(scans.image_scores), np.array(scans.image_labels, bool))
     summary = {
         "split": split,
         "step": step,
         "num_images": int(scans.counts.shape[1]),
-        "selected": selected,
-        **pooled_dice(scans.counts[names.index(selected)]),
-        **{f"dice_threshold_{name}": predictors["threshold"][name]["dice_pooled"]
-           for name in CLASSES[1:]},
+        "selected": predictor,
+        **pooled_dice(scans.counts[row]),
+        **{f"dice_threshold_{name}": threshold[name]["dice_pooled"] for name in CLASSES[1:]},
         "images_per_second": scans.images_per_second,
         "workdir": str(workdir),
-    }  # fmt: skip
-    auc = roc_auc(np.array(scans.image_scores), np.array(scans.image_labels, bool))
+    }
     details = {
-        "predictors": predictors,
+        "predictors": predictors | {"threshold": threshold},
         "detection": scans.detection(),
         "image_auc": auc and auc._asdict(),
     }
     write_json(workdir / "evaluation" / f"{split}.json", summary | details)
     return summary
-
-
-def select_predictor(counts: np.ndarray, names: tuple[str, ...]) -> str:
-    """The predictor with the best mean pooled Dice of both classes; the last of equals."""
-    means = [np.mean([dice or 0.0 for dice in pooled_dice(each).values()]) for each in counts]
-    return names[len(means) - 1 - int(np.argmax(means[::-1]))]
 
 
 class _ScanScores:

@@ -9,6 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bonescan_jax.errors import InputError
 
+Tree = Any  # nested containers of arrays
+
 DATA, SPATIAL = "data", "spatial"
 
 
@@ -53,7 +55,7 @@ def _check_divides(config: ml_collections.ConfigDict, data: int, spatial: int) -
 
 
 def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """How each entry of a batch lies on the mesh: samples over data, rows of pixels over spatial."""
+    """Where each entry of a batch lies: samples over data, rows of pixels over spatial."""
     pixels = NamedSharding(mesh, PartitionSpec(DATA, SPATIAL))
     samples = NamedSharding(mesh, PartitionSpec(DATA))
     return {"image": pixels, "mask": pixels, "reference": samples, "sample": samples}
@@ -64,7 +66,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(state: Any, mesh: Mesh, shard_parameters: bool) -> Any:
+def state_shardings(state: Tree, mesh: Mesh, shard_parameters: bool) -> Tree:
     """Shardings for a tree of arrays or shapes: copied, or cut along their longest axis.
 
     An array is cut over `data` along the longest axis that the devices divide; one that none
@@ -72,7 +74,7 @@ def state_shardings(state: Any, mesh: Mesh, shard_parameters: bool) -> Any:
     """
     devices = mesh.shape[DATA]
 
-    def sharding(array: Any) -> NamedSharding:
+    def sharding(array: jax.ShapeDtypeStruct) -> NamedSharding:
         axes = [axis for axis, size in enumerate(array.shape) if size and size % devices == 0]
         if not shard_parameters or not axes:
             return replicated(mesh)

@@ -113,7 +113,7 @@ class _Clock:
     def start(self) -> None:
         self.since = time.monotonic()
 
-    def paused(self, metrics: Any) -> "_Clock":
+    def paused(self, metrics: dict[str, jax.Array]) -> "_Clock":
         """Use as a context manager around what is no step; waits for the steps under way."""
         jax.block_until_ready(metrics)
         return self

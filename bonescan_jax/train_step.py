@@ -144,7 +144,7 @@ def batch_gradients(
         for name, array in batch.items()
     }
 
-    def add(carry: Any, part: Batch) -> tuple[Any, None]:
+    def add(carry: tuple[Tree, Tree], part: Batch) -> tuple[tuple[Tree, Tree], None]:
         stats, sums = carry
         stats, new = part_gradients(stats, part)
         return (stats, jax.tree.map(jnp.add, sums, new)), None
@@ -157,7 +157,7 @@ def batch_gradients(
 
 def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
     """Exponential moving average whose memory grows from the start of the run up to `decay`."""
-    # (1 + t) / (10 + t): without it the random first weights would stay in for 1 / (1 - decay) steps.
+    # (1 + t) / (10 + t): without it the random first weights would stay for 1 / (1 - decay) steps.
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)
 

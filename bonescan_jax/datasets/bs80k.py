@@ -1,6 +1,6 @@
 """BS-80K as a TFDS data set in ArrayRecord, one record a view: building it and reading it.
 
-No TensorFlow: images stay the encoded bytes they came as, and nothing else needs it.
+No TensorFlow: TFDS does without it if images are the encoded bytes they came as.
 """
 
 import io
@@ -115,19 +115,19 @@ def prepare(
     settings is left as it is.
 
     Args:
-      source: see `bonescan_jax.scans.bs80k.open_bs80k`.
-      data_dir: holds the data sets; made if need be.
-      name: of the data set.
-      split_seed: see `bonescan_jax.scans.splits.split_patients`.
-      split_fractions: of train, validation and test.
-      on_scan: called after each scan with the number written and the number of all scans.
-      builder: whose description, citation and known duplicates to take.
+        source: see `bonescan_jax.scans.bs80k.open_bs80k`.
+        data_dir: holds the data sets; made if need be.
+        name: of the data set.
+        split_seed: see `bonescan_jax.scans.splits.split_patients`.
+        split_fractions: of train, validation and test.
+        on_scan: called after each scan with the number written and the number of all scans.
+        builder: whose description, citation and known duplicates to take.
 
     Returns:
-      name, path, already_prepared, patients, views, and the patients of each split, as numbers.
+        name, path, already_prepared, patients, views, and the patients of each split, as numbers.
 
     Raises:
-      InputError: a source that cannot be used, or a data set of that name made otherwise.
+        InputError: a source that cannot be used, or a data set of that name made otherwise.
     """
     opened = open_bs80k(Path(source))
     splits = split_patients(
@@ -144,7 +144,12 @@ def prepare(
     if already_prepared:
         _refuse_other_settings(path, settings)
     else:
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(data_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{data_dir}: cannot be made ({error.strerror}), expected a folder."
+            ) from error
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as folder:
             tfds.disable_progress_bar()  # on_scan tells the progress
             builder(
@@ -191,7 +196,7 @@ def open_split(data_dir: Path, name: str, split: str) -> Sequence[dict[str, Any]
     abnormal (int, 0 or 1).
 
     Raises:
-      InputError: there is no such data set or split.
+        InputError: there is no such data set or split.
     """
     folder = Path(data_dir) / name / str(BS80K.VERSION)
     if not (folder / "dataset_info.json").exists():

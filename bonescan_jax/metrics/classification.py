@@ -42,9 +42,9 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray, confidence: float = 0.95) ->
     if not len(positive) or not len(negative):
         return None
     midrank = rankdata(scores)
-    # DeLong's placements: for each image the share of the other class that it is ranked right to.
+    # DeLong's placements: for each image the share of the other class that scores lower.
     placed_positive = (midrank[labels] - rankdata(positive)) / len(negative)
-    placed_negative = 1 - (midrank[~labels] - rankdata(negative)) / len(positive)
+    placed_negative = (midrank[~labels] - rankdata(negative)) / len(positive)
     auc = float(placed_positive.mean())
     if min(len(positive), len(negative)) < 2:
         return Auc(auc, None, None)

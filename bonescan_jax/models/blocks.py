@@ -159,7 +159,9 @@ class UpConv(nnx.Module):
 class Head(nnx.Module):
     """1×1 convolution to class logits, which leave in float32."""
 
-    def __init__(self, in_channels: int, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
         self.dtype = dtype
         self.kernel = nnx.Param(_he_normal(rngs.params(), (in_channels, num_classes)))
         self.bias = nnx.Param(jnp.zeros(num_classes))

@@ -8,7 +8,7 @@ import ml_collections
 from flax import nnx
 
 from bonescan_jax.models.unet import UNet
-from bonescan_jax.models.unetpp import UNetPlusPlus
+from bonescan_jax.models.unetpp import UNetPlusPlus, prune
 from bonescan_jax.scans import CLASSES
 
 Tree = Any  # nested dictionaries of arrays
@@ -36,6 +36,14 @@ class Network(NamedTuple):
         model = nnx.merge(self.graph, params, stats)
         logits = model(image, train)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+    def prune(self, weights: Tree, head: str) -> tuple["Network", Tree]:
+        """The UNet++ down to one of its heads, with the weights {"params", "stats"} it needs."""
+        model = prune(nnx.merge(self.graph, weights["params"], weights["stats"]), int(head[5:]))
+        graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+        kept = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+        return Network(graph, (head,)), kept
 
 
 def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet:

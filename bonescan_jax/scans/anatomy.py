@@ -194,14 +194,14 @@ def plate(
 
 def _skull(body: _Builder) -> None:
     """Vault, base, orbits, maxilla, mandible: a bright rim, dark cranial window, brightest face."""
-    points, volume = shell((0, 88, 96), (74, 86, 92), 7)
+    points, volume = shell((0, 88, 96), (74, 86, 92), 6)
     # The vault is open below, thicker over the base of the occiput and the brow.
     keep = (points[:, 1] < 156) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
-    body.add("skull", (points[keep], volume[keep]), 1.0)
+    body.add("skull", (points[keep], volume[keep]), 0.8)
     body.add("skull", plate([[[-50, 104, 152], [0, 112, 158], [50, 104, 152]],
                              [[-64, 134, 95], [0, 128, 100], [64, 134, 95]],
                              [[-42, 146, 34], [0, 156, 38], [42, 146, 34]]],
-                            [[5, 6, 5], [13, 10, 13], [6, 9, 6]]), 1.0)
+                            [[5, 6, 5], [11, 9, 11], [4, 9, 4]]), 0.75)
     body.add_pair("skull", ellipsoid((58, 138, 88), (10, 18, 14)), 0.9)  # petrous bone, mastoid
     body.add("skull", tube([(0, 6, 90), (0, 12, 150), (0, 45, 184), (0, 85, 186)], 3.0), 1.6)
     for side in (-1, 1):
@@ -209,12 +209,12 @@ def _skull(body: _Builder) -> None:
         ring = (side * 33, 112, 168) + np.c_[22 * np.cos(orbit), 18 * np.sin(orbit), 0 * orbit]
         body.add("face", tube(ring, 4.0), 1.5)
         body.add("face", tube([(side * 46, 132, 160), (side * 62, 134, 128), (side * 66, 132, 100)], 5.0), 1.3)
-        body.add("face", ellipsoid((side * 19, 146, 164), (15, 17, 18)), 1.7)
+        body.add("face", ellipsoid((side * 19, 146, 164), (16, 20, 18)), 1.35)
         body.add("mandible", tube([(side * 56, 138, 92), (side * 54, 168, 100), (side * 44, 188, 130),
-                                   (side * 24, 201, 164), (0, 205, 176)], (7, 8, 8, 8, 8)), 1.5)
-    body.add("face", ellipsoid((0, 122, 176), (9, 22, 14)), 2.2)
-    body.add("face", ellipsoid((0, 158, 172), (24, 14, 12)), 2.6)
-    body.add("mandible", tube([(-30, 178, 160), (0, 181, 178), (30, 178, 160)], 6.0), 1.9)
+                                   (side * 24, 201, 164), (0, 205, 176)], (7, 8, 8, 8, 8)), 1.15)
+    body.add("face", ellipsoid((0, 122, 176), (12, 24, 14)), 1.6)
+    body.add("face", ellipsoid((0, 158, 172), (26, 15, 13)), 1.5)
+    body.add("mandible", tube([(-30, 178, 160), (0, 181, 178), (30, 178, 160)], 7.0), 1.3)
 
 
 def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
@@ -223,7 +223,7 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     z = float(np.interp(y, _SPINE_Y, _SPINE_Z))
     wide = {"C": 13.0, "T": 15.5 + 0.55 * level, "L": 22.5 + 0.9 * level}[kind]
     deep = {"C": 9.0, "T": 11.0 + 0.4 * level, "L": 16.0}[kind]
-    uptake = {"C": 3.2, "T": 2.7, "L": 2.6}[kind]
+    uptake = {"C": 3.6, "T": 2.7, "L": 2.6}[kind]
     disc, layers = _sunflower(40), np.linspace(-0.5, 0.5, 7)
     xz = disc[None] * (wide, deep) * (0.94 + 0.06 * (2 * layers[:, None, None]) ** 2)
     tall = height * 0.80
@@ -235,7 +235,7 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     back = z - deep - 13
     for side in (-1, 1):
         body.add(name, tube([(side * 9, y - 3, z - deep), (side * 12, y - 2, back)], 4.5), uptake)
-        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 4.6), uptake * 0.8)
+        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 6.0), uptake * 0.75)
         body.add(name, ellipsoid((side * (12 if kind != "L" else 17), y + height * 0.42, back), (5, 6, 5)), uptake * 1.1)
     tip = 22 if kind != "C" else 14
     body.add(name, tube([(0, y + 2, back - 2), (0, y + 10, back - tip)], (5, 3.5)), uptake * 0.9)
@@ -247,7 +247,7 @@ def _spine(body: _Builder) -> None:
         _vertebra(body, name, float(y), float(height))
     rows = ((742, 54, 62), (765, 52, 54), (795, 42, 44), (825, 28, 38), (850, 15, 40))
     grid = [[(f * wide, y, z + 8 * (1 - abs(f))) for f in (-1, -0.5, 0, 0.5, 1)] for y, wide, z in rows]
-    body.add("sacrum", plate(grid, [[22, 20, 26, 20, 22]] * 2 + [[16, 14, 20, 14, 16]] * 3), 2.2)
+    body.add("sacrum", plate(grid, [[24, 22, 28, 22, 24]] * 2 + [[17, 15, 22, 15, 17]] * 3), 2.5)
     body.add("sacrum", tube([(0, 752, 32), (0, 800, 24), (0, 835, 24)], 4.5), 2.0)
     body.add("coccyx", tube([(0, 850, 38), (0, 872, 42), (0, 890, 52)], (8, 6, 4)), 1.6)
 
@@ -266,7 +266,7 @@ def _ribs(body: _Builder) -> None:
                      (0.5 * end_x + 0.48 * wide, y + 0.88 * drop, 0.3 * 92 + 0.7 * end_z), (end_x, end_y, end_z)]
         points, volume = tube(path, 5.0)
         along = np.linspace(0, 1, len(points))
-        body.add_pair(f"rib{number}", (points, volume), 1.35 + 0.5 * np.exp(-(((along - 1) / 0.06) ** 2)))
+        body.add_pair(f"rib{number}", (points, volume), 1.35 + 0.5 * np.exp(-(((along - 1) / 0.06) ** 2)) + 1.2 * np.exp(-((along / 0.07) ** 2)))
 
 
 def _chest_front(body: _Builder) -> None:
@@ -315,26 +315,26 @@ def _shoulder_and_arm(body: _Builder) -> None:
 
 def _pelvis(body: _Builder) -> None:
     """Wings with thick crests and thin fossae, sacro-iliac joints, acetabula, rami, tuberosities."""
-    crest = [(40, 752, 30), (58, 726, 42), (90, 712, 76), (122, 722, 122), (136, 748, 158)]
-    upper = [(44, 772, 34), (64, 758, 46), (94, 752, 82), (116, 758, 124), (130, 766, 156)]
-    lower = [(46, 798, 40), (66, 795, 54), (90, 796, 84), (108, 798, 120), (114, 796, 144)]
+    crest = [(40, 750, 30), (62, 722, 42), (97, 710, 76), (131, 722, 122), (143, 750, 158)]
+    upper = [(44, 772, 34), (66, 758, 46), (99, 752, 82), (125, 760, 124), (136, 768, 156)]
+    lower = [(46, 798, 40), (66, 795, 54), (92, 796, 84), (112, 799, 120), (118, 798, 144)]
     brim = [(52, 822, 48), (70, 832, 62), (88, 838, 84), (98, 838, 110), (100, 836, 128)]
-    thick = [[20, 14, 10, 13, 15], [20, 8, 3.5, 4.5, 12], [17, 10, 4, 7, 14], [12, 13, 14, 16, 15]]
+    thick = [[22, 17, 11, 13, 15], [24, 10, 3.5, 4.5, 12], [22, 12, 4, 7, 14], [17, 16, 13, 15, 14]]
     body.add_pair("ilium", plate([crest, upper, lower, brim], thick), 2.0)
     body.add_pair("ilium", tube([(52, 740, 44), (50, 768, 42), (42, 798, 40), (36, 818, 40)], (9, 12, 10, 6)), 1.7)  # sacro-iliac joint
-    points, volume = shell((92, 868, 95), (32, 32, 30), 5)
+    points, volume = shell((92, 868, 95), (32, 32, 30), 4)
     keep = points[:, 0] < 108  # the socket is open to the side
     body.add_pair("ilium", (points[keep], volume[keep]), 1.3)
-    body.add_pair("ischium", tube([(72, 838, 58), (72, 868, 62), (62, 905, 54), (56, 935, 46)], (9, 11, 10, 13)), 1.7)
+    body.add_pair("ischium", tube([(72, 838, 58), (72, 868, 62), (62, 905, 54), (56, 935, 46)], (11, 13, 11, 12)), 1.7)
     body.add_pair("pubis", tube([(76, 872, 115), (45, 888, 134), (16, 908, 142)], (9, 6.5, 9)), 1.7)
     body.add_pair("pubis", tube([(12, 906, 142), (14, 926, 136), (34, 942, 98), (54, 942, 58)], (9, 7, 5.5, 7)), 1.4)
 
 
 def _leg(body: _Builder) -> None:
     x, y, z = HIP
-    body.add_pair("femur", ellipsoid((x, y, z), (23, 23, 23)), 1.0)
-    body.add_pair("femur", tube([(x, y, z), (x + 24, y + 20, z - 8), (x + 36, y + 44, z - 12)], (15, 14, 17)), 1.05)
-    body.add_pair("femur", ellipsoid((x + 40, y + 14, z - 22), (14, 20, 15)), 1.2)  # greater trochanter
+    body.add_pair("femur", ellipsoid((x, y, z), (23, 23, 23)), 0.6)
+    body.add_pair("femur", tube([(x, y, z), (x + 24, y + 20, z - 8), (x + 36, y + 44, z - 12)], (15, 14, 17)), 0.7)
+    body.add_pair("femur", ellipsoid((x + 40, y + 14, z - 22), (14, 20, 15)), 0.9)  # greater trochanter
     body.add_pair("femur", ellipsoid((x + 18, y + 62, z - 22), (9, 11, 9)), 1.1)  # lesser trochanter
     kx, ky, kz = KNEE
     body.add_pair("femur", tube([(x + 36, y + 40, z - 14), (x + 32, y + 110, z - 6), (x + 16, y + 230, z - 4),
@@ -342,6 +342,8 @@ def _leg(body: _Builder) -> None:
     for side in (-1, 1):
         body.add_pair("femur", ellipsoid((kx + side * 20, ky - 18, kz - 3), (21, 23, 26)), 0.75)
         body.add_pair("tibia", ellipsoid((kx + side * 19, ky + 15, kz - 4), (21, 16, 22)), 0.85)
+    body.add_pair("femur", ellipsoid((kx, ky - 14, kz + 2), (14, 17, 18)), 0.7)
+    body.add_pair("tibia", ellipsoid((kx, ky + 10, kz), (16, 12, 16)), 0.7)  # eminence
     body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.6)
     ax, ay, az = ANKLE
     body.add_pair("tibia", tube([(kx - 2, ky + 22, kz), (kx - 4, ky + 60, kz + 6), (kx - 6, ky + 180, kz + 2),

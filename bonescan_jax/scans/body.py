@@ -45,15 +45,15 @@ _GROUPS = (
 _TRUNK = (
     (205, 56, 105, 90), (232, 58, 105, 85), (256, 82, 115, 80), (276, 138, 130, 78), (300, 172, 160, 82),
     (340, 174, 195, 98), (420, 162, 215, 108), (500, 152, 218, 109), (600, 144, 205, 103), (680, 144, 198, 99),
-    (760, 164, 205, 103), (850, 178, 205, 103), (920, 178, 185, 98), (948, 172, 60, 95), (956, 160, 5, 95),
+    (760, 164, 205, 103), (850, 180, 205, 103), (910, 178, 185, 98), (948, 168, 60, 95), (956, 160, 5, 95),
 )  # fmt: skip
 _HEAD = ((-5, 10, 20, 96), (2, 34, 80, 96), (25, 62, 145, 96), (80, 79, 192, 98), (140, 74, 190, 100),
          (180, 62, 165, 105), (205, 50, 120, 100), (218, 30, 60, 95))  # fmt: skip
 _UPPER_ARM = ((280, 20, 40, 70), (310, 48, 85, 66), (420, 48, 88, 62), (560, 40, 74, 58), (592, 42, 70, 56))
 _FOREARM = ((592, 42, 70, 56), (660, 44, 66, 56), (800, 30, 44, 60), (832, 30, 40, 62))
 _HAND = ((832, 30, 40, 62), (880, 38, 34, 62), (930, 36, 26, 62), (985, 26, 18, 50), (1012, 8, 8, 46))
-_THIGH = ((870, 70, 100, 85), (930, 86, 168, 86), (1050, 80, 158, 82), (1180, 64, 130, 70), (1262, 60, 120, 64))
-_SHANK = ((1262, 60, 120, 64), (1320, 60, 116, 60), (1380, 61, 116, 58), (1520, 44, 84, 54), (1600, 36, 78, 54), (1625, 40, 84, 54))
+_THIGH = ((840, 40, 80, 90), (880, 68, 130, 88), (940, 82, 165, 86), (1050, 76, 155, 82), (1180, 61, 128, 70), (1262, 55, 118, 64))
+_SHANK = ((1262, 55, 118, 64), (1320, 51, 112, 60), (1380, 53, 114, 58), (1520, 39, 80, 54), (1600, 36, 78, 54), (1625, 40, 84, 54))
 _FOOT = ((1605, 38, 80, 52), (1650, 42, 110, 62), (1685, 42, 90, 90), (1712, 34, 40, 140), (1724, 14, 10, 150))
 
 
@@ -324,7 +324,7 @@ def _focus(rng: np.random.Generator, bones: Skeleton, index: np.ndarray, centre:
     field = np.zeros(len(index), np.float32)
     for blob in range(1 + rng.integers(0, 3)):
         sigma = fwhm / 2.355 * np.exp(rng.normal(0, 0.25, 3)) * (1.0 if blob == 0 else 0.6)
-        offset = 0 if blob == 0 else rng.normal(0, 0.35 * fwhm, 3)
+        offset = 0 if blob == 0 else rng.normal(0, 0.5 * fwhm, 3)
         field = np.maximum(field, np.exp(-0.5 * (((away - offset) / sigma) ** 2).sum(1)))
     return index, ((times - 1) * field * weight[index]).astype(np.float32)
 
@@ -332,7 +332,7 @@ def _focus(rng: np.random.Generator, bones: Skeleton, index: np.ndarray, centre:
 def _malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
     """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.1, 1.0))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(1.35, 0.95))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1]) and n not in ("tibia",)]
@@ -341,7 +341,7 @@ def _malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) ->
         name = names[rng.integers(len(names))]
         index = np.flatnonzero(bones.bone == bones.names.index(name))
         centre = bones.points[index[rng.integers(len(index))]]
-        fwhm = float(np.clip(np.exp(rng.normal(np.log(13), 0.4)), 6, 25))
+        fwhm = float(np.clip(np.exp(rng.normal(np.log(17), 0.4)), 6, 25))
         times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
         spots.append(HotSpot("malignant", ABNORMAL, name, *_focus(rng, bones, index, centre, fwhm, times, weight)))
     return spots
@@ -417,7 +417,7 @@ def draw_body(rng: np.random.Generator) -> Body:
     spots: list[HotSpot] = []
     if rng.random() < (0.05 if child else 0.38):
         spots += _malignant(rng, bones, weight)
-    spots += _benign(rng, bones, weight, 0.3 if child else rng.gamma(2.0, 1.6))
+    spots += _benign(rng, bones, weight, 0.3 if child else rng.gamma(1.5, 3.2))
     posed, activity = [points], [weight]
     start = len(points)
     for kind, part, side, where, amount in _organs(rng, bones):
@@ -435,5 +435,5 @@ def draw_body(rng: np.random.Generator) -> Body:
     thickness, middle = _soft_tissue(pose, top, girth, np.exp(rng.normal(0, 0.05, 3)))
     edge = int(rng.integers(0, 14))
     field = (int(max(0, top - rng.uniform(12, 40))), int(min(HEIGHT, cloud[:, 1].max() + rng.uniform(12, 60))), edge, WIDTH - edge)
-    tissue = 0.15 * float(np.exp(rng.normal(0, 0.3)))  # ±40 % from patient to patient
+    tissue = 0.125 * float(np.exp(rng.normal(0, 0.3)))  # ±40 % from patient to patient
     return Body(cloud, np.concatenate(activity), tuple(spots), thickness, middle, _lungs(pose, top), tissue, field, stature, child)

@@ -89,8 +89,8 @@ def open_bs80k(source: Path) -> BS80KSource:
     Nothing is extracted to disk. Every image is decoded once.
 
     Raises:
-      InputError: the source cannot be read, or files in it are wrong: then one line for each
-        defect (file relative to the source, field, found, expected) and a last line counting them.
+        InputError: the source cannot be read, or files in it are wrong: then one line for each
+          defect (file relative to the source, field, found, expected) and a last line counting them.
     """
     paths, read = _list_zip(source) if source.is_file() else _list_folder(source)
     root = _find_root(source, paths)

@@ -24,7 +24,7 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
     """Finds the frame header.
 
     Raises:
-      ValueError: the bytes are no JPEG file or end before the frame header; says which.
+        ValueError: the bytes are no JPEG file or end before the frame header; says which.
     """
     if data[:2] != b"\xff\xd8":
         raise ValueError("is no JPEG file")
@@ -54,11 +54,11 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     image whose missing part is grey.
 
     Returns:
-      (H, W) uint8.
+        (H, W) uint8.
 
     Raises:
-      ValueError: what is wrong, to be written after the file's name: not a JPEG, another number
-        of components or bits, truncated or damaged.
+        ValueError: what is wrong, to be written after the file's name: not a JPEG, another number
+          of components or bits, truncated or damaged.
     """
     header = read_jpeg_header(data)
     if header.components != 1:

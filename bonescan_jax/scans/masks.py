@@ -39,15 +39,15 @@ def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int], recipe: str) -> np.
     """Paints boxes into a class mask, Abnormal over Normal where they overlap.
 
     Args:
-      boxes: (N, 5) int32, rows [xmin, ymin, xmax, ymax, label] inside the image, in pixels.
-      shape: (height, width) of the mask.
-      recipe: a key of `RECIPES`: "box" fills each box, "ellipse" the ellipse inscribed in it.
+        boxes: (N, 5) int32, rows [xmin, ymin, xmax, ymax, label] inside the image, in pixels.
+        shape: (height, width) of the mask.
+        recipe: a key of `RECIPES`: "box" fills each box, "ellipse" the ellipse inscribed in it.
 
     Returns:
-      (height, width) uint8 of class numbers.
+        (height, width) uint8 of class numbers.
 
     Raises:
-      ValueError: an unknown recipe.
+        ValueError: an unknown recipe.
     """
     if recipe not in RECIPES:
         raise ValueError(f"recipe is {recipe!r}, expected one of {', '.join(RECIPES)}")
@@ -63,12 +63,12 @@ def mask_to_boxes(mask: np.ndarray, scores: np.ndarray, *, min_area: int = 1) ->
     """Boxes the 8-connected hot spots of each class.
 
     Args:
-      mask: (H, W) uint8 of class numbers.
-      scores: (H, W, 3) float, the probability of each class at each pixel.
-      min_area: hot spots of fewer pixels are left out.
+        mask: (H, W) uint8 of class numbers.
+        scores: (H, W, 3) float, the probability of each class at each pixel.
+        min_area: hot spots of fewer pixels are left out.
 
     Returns:
-      The hot spots, highest score first, then top to bottom.
+        The hot spots, highest score first, then top to bottom.
     """
     found = []
     for label in (ABNORMAL, NORMAL):

@@ -32,7 +32,7 @@ COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
 _SLABS = 6  # depths that share one blur
 EDGE = 0.42  # a hot spot reaches to this fraction of its own peak: what a person would box
-MIN_CONTRAST, MIN_SNR = 0.55, 7.0  # over what lies around and under it: what a person would see
+MIN_CONTRAST, MIN_SNR = 0.40, 6.0  # over what lies around and under it: what a person would see
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _is_visible(spot: np.ndarray, around: np.ndarray, kind: str) -> bool:
     peak = int(spot.argmax())
     contrast = spot.flat[peak] / max(around.flat[peak], 1e-6)
     snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
-    need = {"kidney": 2.2, "bladder": 1.5, "malignant": MIN_CONTRAST * 0.8}.get(kind, MIN_CONTRAST)
+    need = {"kidney": 3.0, "bladder": 2.5}.get(kind, MIN_CONTRAST)
     return contrast > need and snr > MIN_SNR
 
 

@@ -24,16 +24,16 @@ def split_patients(
     the counts stay exact.
 
     Args:
-      patients: ids, each once.
-      seed: another seed, another split.
-      fractions: of train, validation and test; each above 0, together 1.
-      duplicates: groups of ids that are one patient; ids not in `patients` are ignored.
+        patients: ids, each once.
+        seed: another seed, another split.
+        fractions: of train, validation and test; each above 0, together 1.
+        duplicates: groups of ids that are one patient; ids not in `patients` are ignored.
 
     Returns:
-      The sorted ids of each of `SPLITS`, none empty.
+        The sorted ids of each of `SPLITS`, none empty.
 
     Raises:
-      InputError: fractions that are no split, or fewer than three groups of patients.
+        InputError: fractions that are no split, or fewer than three groups of patients.
     """
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(

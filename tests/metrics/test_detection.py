@@ -77,6 +77,9 @@ def test_overlapping_lesions_are_found_one_prediction_each():
     truth = [np.array([[0, 0, 20, 20], [10, 10, 30, 30]])]
     curve = froc([predicted((19, 19, 0.9), (18, 18, 0.8))], truth)
     np.testing.assert_allclose(curve.sensitivity, [0.5, 1.0])
+    # In both but nearer to the second, which leaves the first to a prediction on it alone.
+    curve = froc([predicted((18, 18, 0.9), (2, 2, 0.8))], truth)
+    np.testing.assert_allclose(curve.sensitivity, [0.5, 1.0])
 
 
 def test_no_lesion_has_no_curve():

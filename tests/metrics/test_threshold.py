@@ -55,7 +55,9 @@ def test_pixels_on_an_edge_and_beyond_the_limit_are_not_lost():
     baseline = ThresholdBaseline(limit=1.0, num_bins=10)
     baseline.accumulate(intensity, mask)
     assert baseline.counts.sum() == intensity.size
-    assert baseline.best_thresholds()["abnormal"] == (pytest.approx(0.3), 1.0)
+    threshold, dice = baseline.best_thresholds()["abnormal"]
+    assert (threshold, dice) == (pytest.approx(0.3), 1.0)
+    np.testing.assert_array_equal(detect(intensity, threshold), mask == 1)
 
 
 def test_class_that_never_occurs_is_never_predicted():

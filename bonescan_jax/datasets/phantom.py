@@ -1,0 +1,64 @@
+"""Simulated patients as a data set: they go through the files and the checks of BS-80K."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bonescan_jax.datasets.bs80k import BS80K, prepare
+from bonescan_jax.scans.phantom import write_bs80k
+
+
+class Phantom(BS80K):
+    """The same records from simulated scans, in which no patient comes twice."""
+
+    DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
+    CITATION = ""
+    DUPLICATES = ()
+
+    name = "phantom"
+
+
+def prepare_phantom(
+    data_dir: Path,
+    *,
+    name: str,
+    num_patients: int,
+    seed: int,
+    split_seed: int,
+    split_fractions: tuple[float, float, float],
+    num_processes: int | None = None,
+    on_patient: Callable[[int], None] | None = None,
+    on_scan: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Simulates patients into a temporary folder and prepares them as <data_dir>/<name>.
+
+    Args:
+        data_dir: holds the data sets.
+        name: of the data set.
+        num_patients: how many to simulate, two views each.
+        seed: of the simulation.
+        split_seed: of the split.
+        split_fractions: of train, validation and test.
+        num_processes: see `bonescan_jax.scans.phantom.write_bs80k`.
+        on_patient: see there.
+        on_scan: see `bonescan_jax.datasets.bs80k.prepare`.
+
+    Returns:
+        What `bonescan_jax.datasets.bs80k.prepare` returns.
+
+    Raises:
+        InputError: as `bonescan_jax.datasets.bs80k.prepare`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / name
+        write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
+        return prepare(
+            source,
+            data_dir,
+            name=name,
+            split_seed=split_seed,
+            split_fractions=split_fractions,
+            on_scan=on_scan,
+            builder=Phantom,
+        )

@@ -1,0 +1,115 @@
+"""Finds hot spots on image files: a mask, an overlay and boxes with scores for each view."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import ml_collections
+import numpy as np
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.evaluate import load_network, predictor_row
+from bonescan_jax.parallel import make_mesh
+from bonescan_jax.progress import Progress
+from bonescan_jax.report.overlay import draw_overlay, save_overlay
+from bonescan_jax.scans import CLASSES
+from bonescan_jax.scans.counts import bone_reference
+from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
+from bonescan_jax.scans.masks import mask_to_boxes
+from bonescan_jax.train_step import make_predict_step
+from bonescan_jax.workdir import read_config, write_json
+
+
+def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) -> dict[str, Any]:
+    """Runs the network of a workdir over a file or a folder of files.
+
+    Each view gives out/NAME_mask.png (0 background, 1 abnormal, 2 normal), out/NAME_overlay.png
+    and out/NAME.json; boxes are in the pixels of the file.
+
+    Args:
+        workdir: of a training run.
+        source: JPEG, PNG or DICOM file, or a folder of them.
+        out: folder to write to.
+        predictor: "mean" of all heads, or one of them, as "head_2"; of a UNet++ only the nodes
+            that this head needs are then computed.
+        limit: the first so many files only; 0 is all.
+
+    Returns:
+        How many views were read and hot spots of each class found, and where.
+
+    Raises:
+        InputError: workdir, predictor or a file cannot be used; files before it are done.
+    """
+    config = read_config(workdir)
+    files = list_image_files(source)
+    files = files[: limit or len(files)]
+    find = _Finder(config, workdir, predictor)
+    out.mkdir(parents=True, exist_ok=True)
+    views, spots = 0, dict.fromkeys(CLASSES[1:], 0)
+    with Progress("predict", len(files)) as progress:
+        for path in files:
+            for view in read_image_file(path):
+                for box in _write_view(out, path, view, *find(view.pixels), config):
+                    spots[box["label"]] += 1
+                views += 1
+            progress.advance()
+    return {
+        "views": views,
+        **{f"boxes_{name}": count for name, count in spots.items()},
+        "predictor": predictor,
+        "out": str(out),
+    }
+
+
+class _Finder:
+    """One scan to its mask and class probabilities, on one device."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path, predictor: str) -> None:
+        config.mesh.data, config.mesh.spatial = 1, 1
+        mesh = make_mesh(config)
+        network, self.weights, _ = load_network(config, workdir, mesh)
+        if predictor in network.heads[:-1]:
+            network, self.weights = network.prune(self.weights, predictor)
+        self.row = predictor_row(network, predictor)
+        self.step = make_predict_step(network, mesh)
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(1024, 256) grey values or counts to classes (1024, 256) and probabilities (…, 3)."""
+        reference = np.array([bone_reference(pixels)], np.float32)
+        probabilities = jax.device_get(self.step(self.weights, pixels[None], reference))
+        scan = probabilities[self.row, 0]
+        return scan.argmax(-1).astype(np.uint8), scan
+
+
+def _write_view(
+    out: Path,
+    path: Path,
+    view: FileView,
+    mask: np.ndarray,
+    probabilities: np.ndarray,
+    config: ml_collections.ConfigDict,
+) -> list[dict[str, Any]]:
+    """Writes the three files of a view and returns its boxes, in the pixels of its file."""
+    top, left, height, width = view.region
+    window = np.s_[top : top + height, left : left + width]
+    pixels, mask, probabilities = view.pixels[window], mask[window], probabilities[window]
+    boxes = [
+        {**box._asdict(), "label": CLASSES[box.label], "score": round(box.score, 4)}
+        for box in mask_to_boxes(mask, probabilities, min_area=config.evaluate.min_area)
+    ]
+    mask_path, overlay_path = out / f"{view.name}_mask.png", out / f"{view.name}_overlay.png"
+    if not cv2.imwrite(str(mask_path), mask):
+        raise InputError(f"{mask_path}: cannot be written")
+    save_overlay(overlay_path, draw_overlay(pixels, mask, boxes, view.name, view=view.view))
+    write_json(
+        out / f"{view.name}.json",
+        {
+            "file": path.name,
+            "view": view.view,
+            "boxes": boxes,
+            "mask": mask_path.name,
+            "overlay": overlay_path.name,
+        },
+    )
+    return boxes

@@ -1,0 +1,106 @@
+"""Masks from boxes and boxes from masks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, WIDTH
+from bonescan_jax.scans.masks import RECIPES, boxes_to_mask, mask_to_boxes
+
+SHAPE = (HEIGHT, WIDTH)
+NO_SCORES = np.zeros((*SHAPE, 3), np.float32)
+
+
+def boxes_array(*boxes):
+    return np.array(boxes, np.int32).reshape(-1, 5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_boxes_give_background(recipe):
+    mask = boxes_to_mask(boxes_array(), SHAPE, recipe)
+    assert mask.shape == SHAPE
+    assert mask.dtype == np.uint8
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@given(
+    xmin=st.integers(0, WIDTH - 1),
+    ymin=st.integers(0, HEIGHT - 1),
+    width=st.integers(1, 40),
+    height=st.integers(1, 40),
+)
+def test_a_box_is_never_left_and_never_empty(recipe, xmin, ymin, width, height):
+    xmax, ymax = min(WIDTH, xmin + width), min(HEIGHT, ymin + height)
+    mask = boxes_to_mask(boxes_array((xmin, ymin, xmax, ymax, NORMAL)), SHAPE, recipe)
+    assert (mask[ymin:ymax, xmin:xmax] == NORMAL).any()
+    mask[ymin:ymax, xmin:xmax] = BACKGROUND
+    assert not mask.any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(30, 30), (21, 50), (101, 64)])
+def test_an_ellipse_fills_a_quarter_pi_of_its_box(width, height):
+    box = boxes_array((5, 7, 5 + width, 7 + height, ABNORMAL))
+    mask = boxes_to_mask(box, SHAPE, "ellipse")
+    area = width * height
+    assert mask.astype(bool).sum() == pytest.approx(np.pi / 4 * area, rel=0.01)
+    window = mask[7 : 7 + height, 5 : 5 + width]
+    assert (window == window[::-1, ::-1]).all()
+    assert window.any(axis=0).all()
+    assert window.any(axis=1).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_abnormal_is_painted_over_normal_in_any_order(recipe):
+    abnormal, normal = (10, 10, 30, 30, ABNORMAL), (10, 10, 40, 40, NORMAL)
+    mask = boxes_to_mask(boxes_array(abnormal, normal), SHAPE, recipe)
+    assert mask[20, 20] == ABNORMAL
+    assert (mask == boxes_to_mask(boxes_array(normal, abnormal), SHAPE, recipe)).all()
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="recipe is 'otsu', expected one of box, ellipse"):
+        boxes_to_mask(boxes_array(), SHAPE, "otsu")
+
+
+def test_boxes_come_back_from_their_mask():
+    boxes = boxes_array(
+        (0, 0, 9, 10, NORMAL),
+        (9, 12, 20, 30, ABNORMAL),
+        (250, 1000, 256, 1024, NORMAL),
+        (100, 500, 101, 501, ABNORMAL),
+    )
+    found = mask_to_boxes(boxes_to_mask(boxes, SHAPE, "box"), NO_SCORES)
+    assert sorted(box[:5] for box in found) == sorted(map(tuple, boxes.tolist()))
+
+
+def test_neighbours_across_a_corner_are_one_hot_spot():
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4, 4] = mask[5, 5] = ABNORMAL
+    mask[6, 6] = NORMAL
+    found = mask_to_boxes(mask, NO_SCORES)
+    assert {(box.label, box.area, box[:4]) for box in found} == {
+        (ABNORMAL, 2, (4, 4, 6, 6)),
+        (NORMAL, 1, (6, 6, 7, 7)),
+    }
+
+
+def test_the_score_is_the_largest_probability_of_the_class_inside():
+    mask = boxes_to_mask(
+        boxes_array((10, 10, 20, 20, ABNORMAL), (40, 40, 50, 50, NORMAL)), SHAPE, "box"
+    )
+    scores = NO_SCORES.copy()
+    scores[12, 13, ABNORMAL] = 0.75
+    scores[12, 14, NORMAL] = 0.875  # the other class: not asked for
+    scores[60, 60, ABNORMAL] = 1.0  # outside of every hot spot
+    scores[45, 45, NORMAL] = 0.5
+    assert [(box.label, box.score) for box in mask_to_boxes(mask, scores)] == [
+        (ABNORMAL, 0.75),
+        (NORMAL, 0.5),
+    ]
+
+
+def test_small_hot_spots_are_left_out():
+    mask = boxes_to_mask(boxes_array((0, 0, 2, 2, NORMAL), (9, 9, 14, 10, NORMAL)), SHAPE, "box")
+    assert [box.area for box in mask_to_boxes(mask, NO_SCORES, min_area=5)] == [5]
