@@ -194,36 +194,38 @@ def plate(
 
 def _skull(body: _Builder) -> None:
     """Vault, base, orbits, maxilla, mandible: a bright rim, dark cranial window, brightest face."""
-    points, volume = shell((0, 88, 96), (74, 86, 92), 6)
+    points, volume = shell((0, 88, 96), (74, 86, 92), 7.0)
     # The vault is open below, thicker over the base of the occiput and the brow.
-    keep = (points[:, 1] < 156) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
+    keep = (points[:, 1] < 164) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
     body.add("skull", (points[keep], volume[keep]), 0.8)
     body.add("skull", plate([[[-50, 104, 152], [0, 112, 158], [50, 104, 152]],
                              [[-64, 134, 95], [0, 128, 100], [64, 134, 95]],
                              [[-42, 146, 34], [0, 156, 38], [42, 146, 34]]],
-                            [[5, 6, 5], [11, 9, 11], [4, 9, 4]]), 0.75)
-    body.add_pair("skull", ellipsoid((58, 138, 88), (10, 18, 14)), 0.9)  # petrous bone, mastoid
+                            [[4, 5, 4], [3.5, 8, 3.5], [3, 8, 3]]), 0.8)
+    body.add_pair("skull", ellipsoid((55, 136, 84), (13, 20, 16)), 0.45)  # petrous bone, mastoid
     body.add("skull", tube([(0, 6, 90), (0, 12, 150), (0, 45, 184), (0, 85, 186)], 3.0), 1.6)
     for side in (-1, 1):
         orbit = np.linspace(0, 2 * np.pi, 13)[:, None]
         ring = (side * 33, 112, 168) + np.c_[22 * np.cos(orbit), 18 * np.sin(orbit), 0 * orbit]
         body.add("face", tube(ring, 4.0), 1.5)
-        body.add("face", tube([(side * 46, 132, 160), (side * 62, 134, 128), (side * 66, 132, 100)], 5.0), 1.3)
-        body.add("face", ellipsoid((side * 19, 146, 164), (16, 20, 18)), 1.35)
-        body.add("mandible", tube([(side * 56, 138, 92), (side * 54, 168, 100), (side * 44, 188, 130),
-                                   (side * 24, 201, 164), (0, 205, 176)], (7, 8, 8, 8, 8)), 1.15)
-    body.add("face", ellipsoid((0, 122, 176), (12, 24, 14)), 1.6)
-    body.add("face", ellipsoid((0, 158, 172), (26, 15, 13)), 1.5)
-    body.add("mandible", tube([(-30, 178, 160), (0, 181, 178), (30, 178, 160)], 7.0), 1.3)
+        body.add("face", tube([(side * 46, 132, 160), (side * 62, 134, 128), (side * 64, 132, 100)], 5.0), 0.8)
+        body.add("face", ellipsoid((side * 19, 146, 164), (17, 22, 18)), 0.95)
+        body.add("mandible", tube([(side * 51, 138, 92), (side * 47, 165, 102), (side * 37, 186, 132),
+                                   (side * 19, 198, 164), (0, 201, 174)], (7, 8, 8, 8, 8)), 1.15)
+    body.add("face", ellipsoid((0, 142, 150), (40, 30, 26)), 0.4)  # sinuses, pterygoids
+    body.add("face", ellipsoid((0, 122, 176), (13, 25, 14)), 0.85)
+    body.add("face", ellipsoid((0, 158, 172), (30, 18, 14)), 0.6)
+    body.add("mandible", tube([(-30, 178, 160), (0, 181, 178), (30, 178, 160)], 7.0), 1.0)
 
 
 def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     """Body with bright end plates, pedicles, transverse and spinous processes, facet joints."""
     kind, level = name[0], int(name[1:])
     z = float(np.interp(y, _SPINE_Y, _SPINE_Z))
-    wide = {"C": 13.0, "T": 15.5 + 0.55 * level, "L": 22.5 + 0.9 * level}[kind]
+    wide = {"C": 15.0, "T": 16.0 + 0.55 * level, "L": 23.0 + 0.9 * level}[kind]
     deep = {"C": 9.0, "T": 11.0 + 0.4 * level, "L": 16.0}[kind]
-    uptake = {"C": 3.6, "T": 2.7, "L": 2.6}[kind]
+    uptake = {"C": min(3.2, 1.3 + 0.5 * level), "T": 2.8, "L": 2.45}[kind]
+    arch = {"C": 1.7, "T": 1.35, "L": 1.7}[kind] * uptake  # lamina, facets and processes
     disc, layers = _sunflower(40), np.linspace(-0.5, 0.5, 7)
     xz = disc[None] * (wide, deep) * (0.94 + 0.06 * (2 * layers[:, None, None]) ** 2)
     tall = height * 0.80
@@ -234,11 +236,11 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     reach = {"C": 20.0, "T": 34.0 - 0.6 * level, "L": 34.0 + 4 * (level == 3)}[kind]
     back = z - deep - 13
     for side in (-1, 1):
-        body.add(name, tube([(side * 9, y - 3, z - deep), (side * 12, y - 2, back)], 4.5), uptake)
-        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 6.0), uptake * 0.75)
-        body.add(name, ellipsoid((side * (12 if kind != "L" else 17), y + height * 0.42, back), (5, 6, 5)), uptake * 1.1)
+        body.add(name, tube([(side * 9, y - 3, z - deep), (side * 12, y - 2, back)], 5.0), arch)
+        body.add(name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 6.0), arch * 0.75)
+        body.add(name, ellipsoid((side * (12 if kind != "L" else 17), y + height * 0.42, back), (7, 8, 5)), arch * 1.1)
     tip = 22 if kind != "C" else 14
-    body.add(name, tube([(0, y + 2, back - 2), (0, y + 10, back - tip)], (5, 3.5)), uptake * 0.9)
+    body.add(name, tube([(0, y + 2, back - 2), (0, y + 10, back - tip)], (6, 4)), arch * 0.8)
 
 
 def _spine(body: _Builder) -> None:
@@ -273,14 +275,14 @@ def _chest_front(body: _Builder) -> None:
     body.add("manubrium", plate([[[-30, 298, 160], [0, 303, 164], [30, 298, 160]],
                                  [[-26, 325, 168], [0, 325, 171], [26, 325, 168]],
                                  [[-14, 350, 176], [0, 350, 178], [14, 350, 176]]],
-                                [[15, 12, 15], [11, 11, 11], [13, 13, 13]]), 2.3)
+                                [[15, 12, 15], [11, 11, 11], [13, 13, 13]]), 2.0)
     body.add("sternum", plate([[[-14, 350, 176], [0, 350, 178], [14, 350, 176]],
                                [[-15, 410, 187], [0, 410, 189], [15, 410, 187]],
                                [[-18, 455, 193], [0, 455, 195], [18, 455, 193]],
                                [[-7, 488, 195], [0, 490, 196], [7, 488, 195]]],
-                              [[12] * 3, [10] * 3, [10] * 3, [7] * 3]), 2.0)
-    body.add_pair("clavicle", tube([(24, 308, 166), (60, 302, 164), (105, 288, 132), (148, 276, 92)], (8, 5.5, 5.5, 7)), 1.4)
-    body.add_pair("clavicle", ellipsoid((26, 308, 165), (8, 9, 8)), 2.0)
+                              [[12] * 3, [10] * 3, [10] * 3, [7] * 3]), 1.8)
+    body.add_pair("clavicle", tube([(24, 308, 166), (60, 302, 164), (105, 284, 132), (148, 274, 92)], (8, 6, 5.5, 7)), 1.0)
+    body.add_pair("clavicle", ellipsoid((26, 308, 165), (9, 10, 8)), 1.5)
 
 
 def _shoulder_and_arm(body: _Builder) -> None:
@@ -293,7 +295,7 @@ def _shoulder_and_arm(body: _Builder) -> None:
     body.add_pair("scapula", tube([(126, 302, 70), (132, 292, 100), (142, 304, 114)], (6, 6, 6)), 1.5)  # coracoid
     body.add_pair("scapula", ellipsoid((136, 308, 70), (8, 18, 13)), 1.7)  # glenoid
     x, y, z = SHOULDER
-    body.add_pair("humerus", ellipsoid((x + 2, y + 1, z), (23, 23, 22)), 1.05)
+    body.add_pair("humerus", ellipsoid((x + 2, y + 1, z), (23, 23, 22)), 1.25)
     body.add_pair("humerus", tube([(x + 4, y + 14, z), (x + 2, y + 60, z - 4), (x, y + 200, z - 14), (x, y + 270, 60)],
                                   (17, 11.5, 10.5, 12), 0.5), 0.95)
     body.add_pair("humerus", ellipsoid((x, y + 278, 60), (27, 11, 10)), 1.2)
@@ -319,15 +321,15 @@ def _pelvis(body: _Builder) -> None:
     upper = [(44, 772, 34), (66, 758, 46), (99, 752, 82), (125, 760, 124), (136, 768, 156)]
     lower = [(46, 798, 40), (66, 795, 54), (92, 796, 84), (112, 799, 120), (118, 798, 144)]
     brim = [(52, 822, 48), (70, 832, 62), (88, 838, 84), (98, 838, 110), (100, 836, 128)]
-    thick = [[22, 17, 11, 13, 15], [24, 10, 3.5, 4.5, 12], [22, 12, 4, 7, 14], [17, 16, 13, 15, 14]]
+    thick = [[19, 18, 15, 16, 16], [18, 11, 2.5, 4, 12], [17, 13, 3, 6, 14], [14, 17, 13, 15, 14]]
     body.add_pair("ilium", plate([crest, upper, lower, brim], thick), 2.0)
-    body.add_pair("ilium", tube([(52, 740, 44), (50, 768, 42), (42, 798, 40), (36, 818, 40)], (9, 12, 10, 6)), 1.7)  # sacro-iliac joint
+    body.add_pair("ilium", tube([(52, 740, 44), (50, 768, 42), (42, 798, 40), (36, 818, 40)], (12, 15, 13, 8)), 0.75)  # sacro-iliac joint
     points, volume = shell((92, 868, 95), (32, 32, 30), 4)
     keep = points[:, 0] < 108  # the socket is open to the side
     body.add_pair("ilium", (points[keep], volume[keep]), 1.3)
     body.add_pair("ischium", tube([(72, 838, 58), (72, 868, 62), (62, 905, 54), (56, 935, 46)], (11, 13, 11, 12)), 1.7)
-    body.add_pair("pubis", tube([(76, 872, 115), (45, 888, 134), (16, 908, 142)], (9, 6.5, 9)), 1.7)
-    body.add_pair("pubis", tube([(12, 906, 142), (14, 926, 136), (34, 942, 98), (54, 942, 58)], (9, 7, 5.5, 7)), 1.4)
+    body.add_pair("pubis", tube([(76, 872, 115), (45, 888, 134), (16, 908, 142)], (9, 7, 9)), 1.3)
+    body.add_pair("pubis", tube([(12, 906, 142), (14, 926, 136), (34, 942, 98), (54, 942, 58)], (9, 7, 6, 8)), 0.9)
 
 
 def _leg(body: _Builder) -> None:
@@ -347,7 +349,7 @@ def _leg(body: _Builder) -> None:
     body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.6)
     ax, ay, az = ANKLE
     body.add_pair("tibia", tube([(kx - 2, ky + 22, kz), (kx - 4, ky + 60, kz + 6), (kx - 6, ky + 180, kz + 2),
-                                 (ax - 2, ay - 60, az), (ax - 3, ay - 12, az)], (25, 16, 12.5, 12, 17), 0.55), 1.05)
+                                 (ax - 2, ay - 60, az), (ax - 2, ay - 3, az)], (25, 16, 12.5, 12, 17), 0.55), 1.05)
     body.add_pair("fibula", tube([(kx + 36, ky + 34, kz - 18), (kx + 32, ky + 150, kz - 16), (ax + 22, ay - 60, az - 10),
                                   (ax + 22, ay + 6, az - 8)], (9, 5.5, 6, 9)), 0.9)
     body.add_pair("foot", ellipsoid((ax, ay + 12, az + 2), (19, 17, 24)), 0.8)  # talus

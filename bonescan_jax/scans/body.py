@@ -17,22 +17,22 @@ _ARM = ("humerus", "radius", "ulna", "hand")
 
 # Malignant foci: share of foci by bone; spine, ribs and pelvis hold 70 %.
 _MALIGNANT = (
-    (0.15, ("T",)), (0.15, ("L",)), (0.05, ("sacrum",)), (0.17, ("rib",)), (0.13, ("ilium",)),
-    (0.05, ("ischium", "pubis")), (0.09, ("femur",)), (0.05, ("humerus",)), (0.05, ("scapula",)),
-    (0.05, ("sternum", "manubrium")), (0.04, ("skull",)), (0.02, ("clavicle",)),
+    (0.13, ("T",)), (0.12, ("L",)), (0.03, ("sacrum",)), (0.21, ("rib",)), (0.15, ("ilium",)),
+    (0.06, ("ischium", "pubis")), (0.09, ("femur",)), (0.05, ("humerus",)), (0.03, ("scapula",)),
+    (0.08, ("sternum", "manubrium")), (0.03, ("skull",)), (0.02, ("clavicle",)),
 )  # fmt: skip
 # Benign foci: share, bone, place on the left side (mm), scatter (mm), FWHM (mm), in pairs how often.
 _BENIGN = (
     (0.10, "humerus", (156, 292, 80), 8, 15, 0.5), (0.07, "scapula", (164, 282, 78), 6, 13, 0.5),
-    (0.08, "clavicle", (27, 308, 166), 3, 12, 0.6), (0.05, "ulna", (152, 590, 55), 6, 14, 0.3),
+    (0.10, "clavicle", (27, 308, 166), 3, 13, 0.6), (0.05, "ulna", (152, 590, 55), 6, 14, 0.3),
     (0.06, "hand", (158, 842, 62), 8, 14, 0.3), (0.04, "hand", (140, 885, 64), 12, 9, 0.2),
     (0.05, "femur", (108, 868, 92), 12, 15, 0.3), (0.11, "femur", (66, 1248, 64), 7, 15, 0.5),
-    (0.06, "tibia", (106, 1276, 62), 7, 14, 0.3), (0.09, "patella", (86, 1236, 108), 5, 17, 0.6),
+    (0.06, "tibia", (106, 1276, 62), 7, 14, 0.3), (0.12, "patella", (86, 1236, 108), 5, 17, 0.6),
     (0.06, "foot", (80, 1650, 70), 12, 15, 0.4), (0.05, "foot", (55, 1690, 138), 4, 11, 0.4),
     (0.04, "tibia", (78, 1610, 58), 6, 14, 0.4), (0.04, "ilium", (46, 775, 44), 9, 14, 0.4),
-    (0.05, "face", (19, 150, 164), 7, 12, 0.2), (0.04, "mandible", (40, 190, 135), 10, 10, 0.0),
-    (0.09, "L", (22, 690, 85), 26, 15, 0.0), (0.05, "L", (17, 720, 60), 8, 12, 0.3),
-    (0.07, "T", (16, 480, 62), 55, 13, 0.0), (0.05, "C", (9, 205, 92), 22, 12, 0.0),
+    (0.06, "face", (19, 150, 164), 7, 12, 0.2), (0.06, "mandible", (34, 190, 135), 10, 11, 0.0),
+    (0.07, "L", (22, 690, 85), 26, 15, 0.0), (0.05, "L", (17, 720, 60), 8, 12, 0.3),
+    (0.04, "T", (16, 480, 62), 55, 13, 0.0), (0.05, "C", (9, 205, 92), 22, 12, 0.0),
     (0.10, "rib", (0, 0, 0), 0, 9, 0.0),
 )  # fmt: skip
 # Regions whose uptake varies together from patient to patient (log-normal).
@@ -78,7 +78,7 @@ class Body:
     thickness: np.ndarray  # (1024, 256) float32, soft tissue in mm
     middle: np.ndarray  # (1024, 256) float32, height of the tissue's middle above the table, mm
     lung: np.ndarray  # (1024, 256) float32, 0 … 1
-    tissue_uptake: float
+    tissue: np.ndarray  # (1024, 256) float32, uptake of soft tissue; the brain takes up next to none
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
     stature: float  # mm
     child: bool
@@ -280,6 +280,15 @@ def _soft_tissue(pose: _Pose, top: float, girth: float, flesh: np.ndarray) -> tu
     return thickness, middle
 
 
+def _brainless(pose: _Pose, top: float) -> np.ndarray:
+    """Return the uptake of soft tissue relative to muscle: 1, in the cranium 0.25."""
+    x, y, _ = (_place(np.array([[0, 78, 96]], np.float32), "trunk", pose)[0] / PIXEL_MM).tolist()
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    x, y, size = x + (WIDTH - 1) / 2, y + top, pose.head / PIXEL_MM
+    far = ((columns - x) / (68 * size)) ** 2 + ((rows - y) / (74 * size)) ** 2
+    return (1 - 0.75 * np.clip(3 * (1 - far), 0, 1)).astype(np.float32)
+
+
 def _lungs(pose: _Pose, top: float) -> np.ndarray:
     """Return how much of the path is lung (it attenuates a third of soft tissue), 0 … 1."""
     y = (np.arange(HEIGHT) - top) * PIXEL_MM
@@ -316,15 +325,15 @@ def _growth_plates(bones: Skeleton) -> np.ndarray:
     return factor
 
 
-def _focus(rng: np.random.Generator, bones: Skeleton, index: np.ndarray, centre: np.ndarray, fwhm: float, times: float, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _focus(rng: np.random.Generator, bones: Skeleton, index: np.ndarray, centre: np.ndarray, fwhm: float, times: float, weight: np.ndarray, blobs: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the points of a focus and their excess: a few overlapping lopsided blobs within one bone."""
     away = bones.points[index] - centre
-    near = np.linalg.norm(away, axis=1) < 2.2 * fwhm
+    near = np.linalg.norm(away, axis=1) < (1.6 + 0.8 * np.sqrt(blobs)) * fwhm
     index, away = index[near], away[near]
     field = np.zeros(len(index), np.float32)
-    for blob in range(1 + rng.integers(0, 3)):
-        sigma = fwhm / 2.355 * np.exp(rng.normal(0, 0.25, 3)) * (1.0 if blob == 0 else 0.6)
-        offset = 0 if blob == 0 else rng.normal(0, 0.5 * fwhm, 3)
+    for blob in range(blobs):
+        sigma = fwhm / 2.355 * np.exp(rng.normal(0, 0.25, 3)) * (1.0 if blob == 0 else 0.7)
+        offset = 0 if blob == 0 else rng.normal(0, 0.4 * fwhm * np.sqrt(blob), 3)
         field = np.maximum(field, np.exp(-0.5 * (((away - offset) / sigma) ** 2).sum(1)))
     return index, ((times - 1) * field * weight[index]).astype(np.float32)
 
@@ -332,18 +341,21 @@ def _focus(rng: np.random.Generator, bones: Skeleton, index: np.ndarray, centre:
 def _malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
     """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.35, 0.95))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(1.4, 0.9))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
-        names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1]) and n not in ("tibia",)]
-        if _MALIGNANT[region][1] == ("T",):
-            names = [n for n in names if n[1:].isdigit()]
+        names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
         name = names[rng.integers(len(names))]
         index = np.flatnonzero(bones.bone == bones.names.index(name))
         centre = bones.points[index[rng.integers(len(index))]]
-        fwhm = float(np.clip(np.exp(rng.normal(np.log(17), 0.4)), 6, 25))
+        if name[1:].isdigit():  # a vertebra: rather in the body than at the tip of a process
+            centre = 0.5 * (centre + bones.points[index].mean(0))
+        blobs = int(np.clip(rng.geometric(0.2), 1, 18))  # the larger, the more irregular
+        if blobs > 5:  # has grown into its neighbours
+            index = bones.indices(*_MALIGNANT[region][1])
+        fwhm = float(np.clip(np.exp(rng.normal(np.log(20), 0.4)), 6, 25))
         times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
-        spots.append(HotSpot("malignant", ABNORMAL, name, *_focus(rng, bones, index, centre, fwhm, times, weight)))
+        spots.append(HotSpot("malignant", ABNORMAL, name, *_focus(rng, bones, index, centre, fwhm, times, weight, blobs)))
     return spots
 
 
@@ -354,7 +366,7 @@ def _benign(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, rate:
     for site in rng.choice(len(shares), rng.poisson(rate), p=shares / shares.sum()):
         _, stem, place, scatter, size, paired = _BENIGN[site]
         sides = [0, 1] if rng.random() < paired else [int(rng.integers(2))]
-        times = float(np.clip(np.exp(rng.normal(np.log(2.4), 0.35)), 1.2, 4.0))
+        times = float(np.clip(np.exp(rng.normal(np.log(2.5), 0.35)), 1.2, 4.0))
         for side in sides:
             mirror = 1 - 2 * side
             if stem == "rib":
@@ -366,13 +378,13 @@ def _benign(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, rate:
                 index = pool[bones.points[pool, 0] * mirror > -8]
                 goal = (np.array(place) + rng.normal(0, scatter, 3) * (0.6, 1, 0.6)) * (mirror, 1, 1)
                 centre = bones.points[index[((bones.points[index] - goal) ** 2).sum(1).argmin()]]
-            fwhm = size * float(np.exp(rng.normal(0, 0.25)))
+            fwhm = 1.06 * size * float(np.exp(rng.normal(0, 0.25)))
             strength = 1 + (times - 1) * float(np.exp(rng.normal(0, 0.25)))
-            spots.append(HotSpot("benign", NORMAL, stem, *_focus(rng, bones, index, centre, fwhm, strength, weight)))
+            spots.append(HotSpot("benign", NORMAL, stem, *_focus(rng, bones, index, centre, fwhm, strength, weight, int(rng.integers(1, 3)))))
     return spots
 
 
-def _organs(rng: np.random.Generator, bones: Skeleton) -> list[tuple[str, str, int | None, np.ndarray, np.ndarray]]:
+def _organs(rng: np.random.Generator, quiet: bool) -> list[tuple[str, str, int | None, np.ndarray, np.ndarray]]:
     """Kidneys, bladder, injection site, urine drops: kind, part, side, points (mm), activity."""
     organs = []
     kidney = float(np.clip(np.exp(rng.normal(np.log(1.1), 0.5)), 0.3, 4.5))  # SUV 1–4
@@ -385,9 +397,10 @@ def _organs(rng: np.random.Generator, bones: Skeleton) -> list[tuple[str, str, i
         organs.append(("kidney", "trunk", None, points, volume * hollow * kidney * np.exp(rng.normal(0, 0.15))))
     fill = float(np.exp(rng.normal(0, 0.25)))
     points, volume = ellipsoid((rng.normal(0, 5), 882 - 10 * fill, 122), np.array((27, 20, 25)) * fill)
-    urine = float(np.clip(np.exp(rng.normal(np.log(6), 0.9)), 1.5, 50))  # SUV 3–50, voided before the scan
+    urine = float(np.clip(np.exp(rng.normal(np.log(4.2), 1.0)), 1.0, 50))  # SUV 3–50, less just after voiding
+    urine = min(urine, 3.0) if quiet else urine
     organs.append(("bladder", "trunk", None, points, volume * urine))
-    if rng.random() < 0.3:  # urethra, or a drop on skin or clothes
+    if rng.random() < (0.08 if quiet else 0.35):  # urethra, or a drop on skin or clothes
         centre = (rng.normal(0, 9), rng.normal(962, 18), rng.normal(125, 15))
         points, volume = ellipsoid(centre, np.exp(rng.normal(np.log((6, 7, 5)), 0.3)))
         organs.append(("urine", "trunk", None, points, volume * np.clip(np.exp(rng.normal(np.log(9), 0.9)), 2, 120)))
@@ -415,12 +428,13 @@ def draw_body(rng: np.random.Generator) -> Body:
     if child:
         weight = weight * _growth_plates(bones)
     spots: list[HotSpot] = []
-    if rng.random() < (0.05 if child else 0.38):
+    if rng.random() < (0.05 if child else 0.35):
         spots += _malignant(rng, bones, weight)
-    spots += _benign(rng, bones, weight, 0.3 if child else rng.gamma(1.5, 3.2))
+    quiet = child or rng.random() < 0.38  # young, just voided: every fifth posterior view has no spot
+    spots += _benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 7.0))
     posed, activity = [points], [weight]
     start = len(points)
-    for kind, part, side, where, amount in _organs(rng, bones):
+    for kind, part, side, where, amount in _organs(rng, quiet):
         posed.append(_place(where, part, pose, side))
         activity.append(np.zeros(len(where), np.float32))
         index = np.arange(start, start + len(where))
@@ -435,5 +449,5 @@ def draw_body(rng: np.random.Generator) -> Body:
     thickness, middle = _soft_tissue(pose, top, girth, np.exp(rng.normal(0, 0.05, 3)))
     edge = int(rng.integers(0, 14))
     field = (int(max(0, top - rng.uniform(12, 40))), int(min(HEIGHT, cloud[:, 1].max() + rng.uniform(12, 60))), edge, WIDTH - edge)
-    tissue = 0.125 * float(np.exp(rng.normal(0, 0.3)))  # ±40 % from patient to patient
-    return Body(cloud, np.concatenate(activity), tuple(spots), thickness, middle, _lungs(pose, top), tissue, field, stature, child)
+    tissue = 0.088 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
+    return Body(cloud, np.concatenate(activity), tuple(spots), thickness, middle, _lungs(pose, top), tissue * _brainless(pose, top), field, stature, child)

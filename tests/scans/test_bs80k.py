@@ -1,7 +1,5 @@
 """BS-80K's layout: folder and zip file, and every defect named."""
 
-import zipfile
-
 import cv2
 import numpy as np
 import pytest
@@ -168,11 +166,9 @@ def test_sources_that_cannot_be_opened_are_one_sentence(layout, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
     encrypted = zip_layout(layout, tmp_path / "encrypted.zip")
-    data = bytearray(encrypted.read_bytes())
-    with zipfile.ZipFile(encrypted) as archive:
-        directory = archive.start_dir
-    data[directory + 8] |= 1  # general purpose bit 0 of the first central directory entry
-    encrypted.write_bytes(data)
+    data = encrypted.read_bytes()
+    entry = b"PK\1\2" + data[data.rindex(b"PK\1\2") + 4 :][:4]  # signature and two versions
+    encrypted.write_bytes(data.replace(entry + b"\0", entry + b"\1"))  # bit 0 of the flags
     (tmp_path / "half" / "wholeBodyANT").mkdir(parents=True)
     (tmp_path / "half" / "wholeBodyANT" / "1.jpg").write_bytes(good_jpeg())
     for name, message in {

@@ -1,0 +1,141 @@
+"""Preparing and reading: byte for byte, all or nothing, without TensorFlow."""
+
+import json
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from bonescan_jax.datasets.bs80k import open_split, prepare
+from bonescan_jax.errors import InputError
+from bonescan_jax.scans import VIEWS
+from bonescan_jax.scans.bs80k import open_bs80k
+from bonescan_jax.scans.splits import SPLITS
+from tests.layout import PATIENTS, voc, write_layout, zip_layout
+
+SETTINGS = {"name": "small-1", "split_seed": 0, "split_fractions": (0.6, 0.2, 0.2)}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return write_layout(tmp_path / "source")
+
+
+def test_records_are_the_scans_of_the_source(layout, tmp_path):
+    data_dir = tmp_path / "a" / "data"
+    summary = prepare(layout, data_dir, **SETTINGS)
+    assert summary == {
+        "name": "small-1",
+        "path": str(data_dir / "small-1"),
+        "already_prepared": False,
+        "patients": 5,
+        "views": 10,
+        "splits": {"train": 3, "validation": 1, "test": 1},
+    }
+    scans = {(scan.patient, scan.view): scan for scan in open_bs80k(layout)}
+    patients = json.loads((data_dir / "small-1" / "splits.json").read_text())["splits"]
+    for split in SPLITS:
+        records = open_split(data_dir, "small-1", split)
+        assert len(records) == 2 * summary["splits"][split]
+        keys = [(patient, view) for patient in patients[split] for view in VIEWS]
+        for index, key in enumerate(keys):  # sorted by patient, anterior before posterior
+            record, scan = records[index], scans.pop(key)
+            assert (record["patient"], VIEWS[record["view"]]) == key
+            assert record["image"] == scan.image
+            assert record["boxes"].dtype == np.int32
+            assert record["boxes"].shape == (len(scan.boxes), 5)
+            assert [tuple(box) for box in record["boxes"].tolist()] == list(scan.boxes)
+            assert record["abnormal"] == scan.abnormal
+    assert not scans
+
+
+def test_a_zip_file_gives_the_same_records(layout, tmp_path, capfd):
+    zipped = zip_layout(layout, tmp_path / "temp.zip", "temp/")
+    seen = []
+    prepare(zipped, tmp_path / "zip", **SETTINGS, on_scan=lambda *done: seen.append(done))
+    assert seen == [(number, 10) for number in range(1, 11)]
+    assert capfd.readouterr().out == ""  # standard output belongs to the command's result
+    prepare(layout, tmp_path / "folder", **SETTINGS)
+    for split in SPLITS:
+        from_zip = open_split(tmp_path / "zip", "small-1", split)
+        from_folder = open_split(tmp_path / "folder", "small-1", split)
+        for one, other in zip(from_zip, from_folder, strict=True):
+            np.testing.assert_equal(one, other)
+
+
+def test_records_can_be_pickled_and_read_by_threads(layout, tmp_path):
+    prepare(layout, tmp_path / "data", **SETTINGS)
+    records = open_split(tmp_path / "data", "small-1", "train")
+    expected = [record["image"] for record in records]
+    copy = pickle.loads(pickle.dumps(records))
+    order = [index % len(copy) for index in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda index: copy[index]["image"], order))
+    assert read == [expected[index] for index in order]
+
+
+def test_a_broken_source_leaves_nothing(layout, tmp_path):
+    (layout / "wholeBodyANT/ant/3.xml").write_text(voc()[:-5])
+    (layout / "wholeBodyPOST/3.jpg").write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        prepare(layout, tmp_path / "data", **SETTINGS)
+    assert str(error.value).count("\n") == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_interrupted_preparation_leaves_nothing(layout, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(layout, tmp_path / "data", **SETTINGS, on_scan=interrupt)
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_the_same_again_is_already_prepared_and_anything_else_is_refused(layout, tmp_path):
+    data_dir = tmp_path / "data"
+    first = prepare(layout, data_dir, **SETTINGS)
+    files = {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")}
+    assert prepare(layout, data_dir, **SETTINGS) == first | {"already_prepared": True}
+
+    with pytest.raises(InputError, match="was prepared with seed 0, expected 1"):
+        prepare(layout, data_dir, **SETTINGS | {"split_seed": 1})
+    (layout / "wholeBodyANT/ant/3.xml").write_text(voc(()))
+    with pytest.raises(InputError, match="was prepared with source_sha256"):
+        prepare(layout, data_dir, **SETTINGS)
+    (data_dir / "other").mkdir()
+    with pytest.raises(InputError, match=r"other/splits\.json: cannot be read"):
+        prepare(layout, data_dir, **SETTINGS | {"name": "other"})
+    (data_dir / "other").rmdir()
+    assert {file: file.stat().st_mtime_ns for file in data_dir.rglob("*")} | files == files
+
+
+def test_too_few_patients_are_refused(tmp_path):
+    source = write_layout(tmp_path / "source", PATIENTS[:2])
+    with pytest.raises(InputError, match="found 2, expected at least 3"):
+        prepare(source, tmp_path / "data", **SETTINGS)
+
+
+def test_what_is_not_prepared_names_the_command(layout, tmp_path):
+    with pytest.raises(InputError, match="bonescan prepare"):
+        open_split(tmp_path, "small-1", "train")
+    prepare(layout, tmp_path, **SETTINGS)
+    with pytest.raises(InputError, match="holds no split 'val', expected one of"):
+        open_split(tmp_path, "small-1", "val")
+
+
+def test_tensorflow_is_never_imported(layout, tmp_path):
+    program = (
+        "import sys, pathlib\n"
+        "from bonescan_jax.datasets.bs80k import open_split, prepare\n"
+        "source, data_dir = map(pathlib.Path, sys.argv[1:])\n"
+        f"prepare(source, data_dir, **{SETTINGS!r})\n"
+        "assert open_split(data_dir, 'small-1', 'train')[0]['image'][:2] == b'\\xff\\xd8'\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", program, str(layout), str(tmp_path / "data")]
+    subprocess.run(command, check=True)

@@ -1,0 +1,257 @@
+"""The simulator: repeatable, physical, labelled as BS-80K is, and readable as BS-80K's files."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import cv2
+import numpy as np
+import pytest
+from defusedxml import ElementTree
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
+from bonescan_jax.scans import phantom as phantom_lib
+from bonescan_jax.scans.anatomy import skeleton
+from bonescan_jax.scans.phantom import simulate_patient, to_grey, write_bs80k
+
+PATIENTS = 20
+
+
+@pytest.fixture(scope="module")
+def patients():
+    return [simulate_patient(0, number) for number in range(1, PATIENTS + 1)]
+
+
+@pytest.fixture(scope="module")
+def views(patients):
+    return [view for patient in patients for view in patient.views]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("phantom") / "bs80k"
+    finished = []
+    summary = write_bs80k(out, 6, seed=3, num_processes=2, on_patient=finished.append)
+    return out, summary, finished
+
+
+def assert_same(one, other):
+    for a, b in zip(one.views, other.views, strict=True):
+        np.testing.assert_array_equal(a.counts, b.counts)
+        np.testing.assert_array_equal(a.mask, b.mask)
+        assert (a.boxes, a.gain) == (b.boxes, b.gain)
+
+
+def test_patient_does_not_depend_on_what_was_simulated_before(patients):
+    assert_same(simulate_patient(0, 5), patients[4])
+
+
+def test_patient_is_the_same_in_another_process(patients):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert_same(pool.submit(simulate_patient, 0, 2).result(), patients[1])
+
+
+def test_seeds_and_patients_differ(patients):
+    assert (simulate_patient(1, 1).views[0].counts != patients[0].views[0].counts).any()
+    assert (patients[1].views[0].counts != patients[0].views[0].counts).any()
+
+
+def test_shapes_types_and_order(patients):
+    for patient in patients:
+        assert tuple(view.view for view in patient.views) == VIEWS
+        for view in patient.views:
+            assert view.counts.shape == view.grey.shape == view.mask.shape == (HEIGHT, WIDTH)
+            assert (view.counts.dtype, view.grey.dtype, view.mask.dtype) == (np.uint16, np.uint8, np.uint8)
+
+
+def test_counts_are_bs80k_like(views):
+    totals = np.array([int(view.counts.sum()) for view in views])
+    assert totals.min() >= 0.5e6 and totals.max() <= 1.2e6
+
+
+def test_noise_is_poisson(monkeypatch):
+    """The simulator asks for noise once a view; what it adds must have variance = mean, no more."""
+    pairs = []
+    make = np.random.Generator
+
+    class Listening(make):
+        def poisson(self, lam, *args):
+            noisy = super().poisson(lam, *args)
+            pairs.append((lam, noisy))
+            return noisy
+
+    monkeypatch.setattr(phantom_lib.np.random, "Generator", Listening)
+    patient = simulate_patient(0, 1)
+    images = [pair for pair in pairs if np.shape(pair[0]) == (HEIGHT, WIDTH)]
+    for (expected, noisy), view in zip(images, patient.views, strict=True):
+        np.testing.assert_array_equal(noisy, view.counts)  # nothing is done to it afterwards
+        body = expected > 2
+        ratio = ((noisy - expected)[body] ** 2 / expected[body]).mean()
+        assert ratio == pytest.approx(1, abs=0.03)
+        residual = (noisy - expected) / np.sqrt(np.maximum(expected, 1))
+        assert abs((residual[1:] * residual[:-1])[body[1:]].mean()) < 0.02  # neighbours independent
+
+
+def test_nothing_is_counted_outside_the_scanned_field(views):
+    for view in views:
+        top, bottom, left, right = view.field
+        inside = np.zeros((HEIGHT, WIDTH), bool)
+        inside[top:bottom, left:right] = True
+        assert view.counts[~inside].sum() == 0
+        air = view.counts[top : top + 8, left:right]  # above the head
+        assert 0 < air.mean() < 0.5
+
+
+def test_grey_is_the_gain_times_the_counts_and_wraps(views):
+    for view in views:
+        assert 1 <= view.gain <= 3.3
+        expected = np.round(view.gain * view.counts.astype(float)) % 256
+        np.testing.assert_array_equal(view.grey, expected)
+    assert any((view.gain * view.counts > 255).any() for view in views)
+
+
+def test_to_grey_wraps_instead_of_clipping():
+    assert to_grey(np.array([0, 100, 127, 128, 200]), 2.0).tolist() == [0, 200, 254, 0, 144]
+
+
+def test_both_views_share_a_gain(patients):
+    assert all(patient.views[0].gain == patient.views[1].gain for patient in patients)
+
+
+def test_spine_is_brighter_from_behind(patients):
+    """The lumbar spine lies nearer to the back; without its hot spots' help."""
+    brighter = 0
+    for patient in patients:
+        centre = []
+        for view in patient.views:
+            rows = np.flatnonzero(view.counts.sum(1) > 200)
+            first, height = rows[0], rows[-1] - rows[0]
+            band = view.counts[first + int(0.22 * height) : first + int(0.38 * height), 60:196]
+            profile = np.convolve(np.median(band, 0), np.ones(7) / 7, "same")
+            centre.append(profile.max() - np.median(profile))
+        brighter += centre[1] > 1.3 * centre[0]
+    assert brighter >= 0.8 * len(patients)
+
+
+def test_posterior_view_is_seen_from_behind(patients):
+    """Turned left to right, the posterior outline falls on the anterior one; as it is, it does not."""
+
+    def overlap(a, b):
+        return (a & b).sum() / (a | b).sum()
+
+    for patient in patients:
+        front, back = (
+            cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 2) > 1 for view in patient.views
+        )
+        assert overlap(front, back[:, ::-1]) > max(0.9, overlap(front, back))
+
+
+def test_boxes_lie_in_the_image_and_hold_their_pixels(views):
+    for view in views:
+        covered = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for box in view.boxes:
+            assert 0 <= box.xmin < box.xmax <= WIDTH and 0 <= box.ymin < box.ymax <= HEIGHT
+            assert box.label in (ABNORMAL, NORMAL)
+            region = np.s_[box.ymin : box.ymax, box.xmin : box.xmax]
+            own = view.mask[region] == box.label
+            assert own.any(0)[[0, -1]].all() and own.any(1)[[0, -1]].all()  # tight
+            covered[region] |= box.label
+        assert ((covered & view.mask) == view.mask).all()  # every hot pixel is in a box of its class
+
+
+def test_boxes_are_as_many_and_as_large_as_in_bs80k(views):
+    boxes = [box for view in views for box in view.boxes]
+    annotated = [view for view in views if view.boxes]
+    areas = [(box.xmax - box.xmin) * (box.ymax - box.ymin) for box in boxes]
+    assert 2.5 < len(boxes) / len(annotated) < 6.5  # BS-80K: 4.2
+    assert 60 < np.median(areas) < 130  # BS-80K: 90
+    assert {box.label for box in boxes} == {ABNORMAL, NORMAL}
+    normal = np.mean([(view.mask == NORMAL).mean() for view in views])
+    abnormal = np.mean([(view.mask == ABNORMAL).mean() for view in views])
+    assert 0.0005 < normal < 0.003 and 0.0002 < abnormal < 0.002  # 0.11–0.19 % and 0.07 %
+
+
+def test_hot_spots_stand_out_in_the_counts(views):
+    """A reader could have drawn the boxes: inside is brighter than the rim just outside."""
+    wins = []
+    for view in views:
+        counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
+        for box in view.boxes:
+            rim = counts[max(0, box.ymin - 4) : box.ymax + 4, max(0, box.xmin - 4) : box.xmax + 4]
+            inside = view.mask[box.ymin : box.ymax, box.xmin : box.xmax] == box.label
+            wins.append(counts[box.ymin : box.ymax, box.xmin : box.xmax][inside].mean() > np.median(rim))
+    assert np.mean(wins) > 0.9
+
+
+def test_skeleton_has_every_bone_on_both_sides():
+    bones = skeleton()
+    assert sum(name.startswith("rib") for name in bones.names) == 24
+    assert sum(name[0] in "CTL" and name[1:].isdigit() for name in bones.names) == 24
+    left = bones.weight[bones.points[:, 0] > 0.5].sum()
+    assert left == pytest.approx(bones.weight[bones.points[:, 0] < -0.5].sum(), rel=0.02)
+
+
+def test_files_have_bs80ks_layout(written):
+    out, summary, finished = written
+    assert sorted(finished) == [1, 2, 3, 4, 5, 6]
+    assert (summary["patients"], summary["views"]) == (6, 12)
+    tally = {"Abnormal": 0, "Normal": 0}
+    without = 0
+    for number in range(1, 7):
+        patient = simulate_patient(3, number)
+        for view, images, annotations in zip(
+            patient.views, ("wholeBodyANT", "wholeBodyPOST"), ("ant", "post"), strict=True
+        ):
+            labels = dict(line.split("\t") for line in (out / f"{images}.txt").read_text().splitlines())
+            assert labels[f"{number}.jpg"] == str(int(any(b.label == ABNORMAL for b in view.boxes)))
+            image = cv2.imread(str(out / images / f"{number}.jpg"), cv2.IMREAD_UNCHANGED)
+            assert image.dtype == np.uint8 and image.shape == (HEIGHT, WIDTH)  # one component
+            assert np.abs(image.astype(int) - view.grey).max() <= 2
+            xml = out / annotations / f"{number}.xml"
+            assert xml.exists() == bool(view.boxes)  # BS-80K: no hot spots, no XML
+            if not xml.exists():
+                without += 1
+                continue
+            root = ElementTree.parse(xml).getroot()
+            assert (root.findtext("size/width"), root.findtext("size/height")) == ("256", "1024")
+            corners = [
+                tuple(int(item.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+                for item in root.iter("object")
+            ]
+            assert corners == [tuple(box[:4]) for box in view.boxes]
+            for item in root.iter("object"):
+                tally[item.findtext("name")] += 1
+    assert (tally["Abnormal"], tally["Normal"]) == (summary["boxes_abnormal"], summary["boxes_normal"])
+    assert without == summary["views_without_hot_spots"]
+
+
+def test_truth_lies_beside_the_files(written):
+    out, _, _ = written
+    with np.load(out / "truth" / "4.npz") as truth:
+        for view in simulate_patient(3, 4).views:
+            np.testing.assert_array_equal(truth[f"counts_{view.view}"], view.counts)
+            np.testing.assert_array_equal(truth[f"mask_{view.view}"], view.mask)
+            assert truth[f"gain_{view.view}"] == view.gain
+
+
+def test_views_without_hot_spots_occur_and_have_no_box(views):
+    empty = [view for view in views if not view.boxes]
+    assert 0 < len(empty) < 0.5 * len(views)
+    assert all(not view.mask.any() for view in empty)
+
+
+def test_refuses_a_folder_that_holds_something(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="already holds something"):
+        write_bs80k(tmp_path, 1, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_half_written_stays_behind(tmp_path, monkeypatch):
+    def fail(task):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(phantom_lib, "_write_patient", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_bs80k(tmp_path / "out", 2, seed=0, num_processes=1)
+    assert list(tmp_path.iterdir()) == []
