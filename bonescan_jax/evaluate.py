@@ -212,7 +212,5 @@ def _threshold_counts(config: ml_collections.ConfigDict, split: str) -> np.ndarr
     for record in scan_records(config, split):
         example = decode(record, config.data.mask)
         intensity = example["image"] / example["reference"]
-        counts.append(
-            threshold_overlap_counts(intensity[None], example["mask"][None], thresholds)
-        )
+        counts.append(threshold_overlap_counts(intensity[None], example["mask"][None], thresholds))
     return np.concatenate(counts)

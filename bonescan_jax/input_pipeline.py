@@ -146,9 +146,7 @@ class ScanBatch(NamedTuple):
     records: list[Example]  # of the real scans only: patient, view, boxes, abnormal
 
 
-def scan_batches(
-    config: ml_collections.ConfigDict, split: str, mesh: Mesh
-) -> Iterator[ScanBatch]:
+def scan_batches(config: ml_collections.ConfigDict, split: str, mesh: Mesh) -> Iterator[ScanBatch]:
     """All scans of a split in order, whole, in batches of config.evaluate.batch_size."""
     records = scan_records(config, split)
     size = config.evaluate.batch_size

@@ -49,7 +49,7 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
     views, spots = 0, dict.fromkeys(CLASSES[1:], 0)
     with Progress("predict", len(files)) as progress:
         for path in files:
-            for view in read_image_file(path):
+            for view in _read_views(path, source):
                 for box in _write_view(out, path, view, *find(view.pixels), config):
                     spots[box["label"]] += 1
                 views += 1
@@ -60,6 +60,12 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
         "predictor": predictor,
         "out": str(out),
     }
+
+
+def _read_views(path: Path, source: Path) -> list[FileView]:
+    """The views of a file; below a folder their names begin with that of the folder they lie in."""
+    folders = path.parent.relative_to(source).parts if source.is_dir() else ()
+    return [view._replace(name="-".join([*folders, view.name])) for view in read_image_file(path)]
 
 
 class _Finder:

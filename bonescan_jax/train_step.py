@@ -182,9 +182,7 @@ def make_predict_step(
         return jnp.concatenate([probabilities, probabilities.mean(0, keepdims=True)])
 
     shardings = batch_shardings(mesh)
-    return jax.jit(
-        predict, in_shardings=(None, shardings["image"], shardings["reference"])
-    )
+    return jax.jit(predict, in_shardings=(None, shardings["image"], shardings["reference"]))
 
 
 @jax.jit

@@ -90,23 +90,28 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, start_step: int) -> None:
         self.path = workdir / "metrics.jsonl"
-        self._forget_after(start_step)
+        before = self._forget_after(start_step)
         self.file = self.path.open("a", buffering=1)
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
-        self.started = time.monotonic()
+        self.started = time.monotonic() - before
 
-    def _forget_after(self, step: int) -> None:
-        """Drops lines of steps that will be done again, and one torn by a crash."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
+    def _forget_after(self, step: int) -> float:
+        """Drops lines of steps that will be done again, and one torn by a crash.
+
+        Returns:
+            Seconds of training up to the last line kept.
+        """
+        kept, seconds = [], 0.0
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
-                if json.loads(line)["step"] <= step:
+                entry = json.loads(line)
+                if entry["step"] <= step:
                     kept.append(line + "\n")
+                    seconds = entry["seconds"]
             except (ValueError, KeyError):
                 continue
         self.path.write_text("".join(kept))
+        return seconds
 
     def write(self, step: int, kind: str, scalars: dict[str, float | None]) -> None:
         """One line: `kind` is train or validation; a score that is not defined is None."""

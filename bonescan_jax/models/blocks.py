@@ -54,15 +54,13 @@ class Norm(nnx.Module):
         return mean, variance
 
     def _per_image(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        groups = self.channels if self.kind == "instance" else min(GROUPS, self.channels)
-        members = self.channels // groups
-        mean, square = _means(x, (1, 2))  # (B, C)
-        if members > 1:
-            def pool(v: jax.Array) -> jax.Array:
-                pooled = v.reshape(-1, groups, members).mean(-1)
-                return jnp.repeat(pooled, members, axis=-1)
-
-            mean, square = pool(mean), pool(square)
+        moments = jnp.stack(_means(x, (1, 2)))  # (2, B, C): mean and mean square
+        if self.kind == "group":
+            groups = min(GROUPS, self.channels)
+            members = self.channels // groups
+            pooled = moments.reshape(2, -1, groups, members).mean(-1)
+            moments = jnp.repeat(pooled, members, axis=-1)
+        mean, square = moments
         variance = jnp.maximum(square - mean**2, 0.0)
         return mean[:, None, None, :], variance[:, None, None, :]
 

@@ -37,7 +37,6 @@ class Network(NamedTuple):
         logits = model(image, train)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-
     def prune(self, weights: Tree, head: str) -> tuple["Network", Tree]:
         """The UNet++ down to one of its heads, with the weights {"params", "stats"} it needs."""
         model = prune(nnx.merge(self.graph, weights["params"], weights["stats"]), int(head[5:]))

@@ -1,4 +1,4 @@
-"""What a bone scan is: its size, views, classes and boxes. NumPy only; knows no JAX and no Grain."""
+"""What a bone scan is: its size, views, classes and boxes. Knows no JAX and no Grain."""
 
 from typing import NamedTuple
 

@@ -37,10 +37,10 @@ def parse_boxes(data: bytes) -> tuple[tuple[Box, ...], list[str]]:
     """Reads annotation/object/{name, bndbox/{xmin, ymin, xmax, ymax}} of a 256x1024 view."""
     try:
         annotation = ElementTree.fromstring(data)
-    except ParseError as error:
-        return (), [f"is no well-formed XML ({error}), expected Pascal VOC"]
     except DefusedXmlException:
         return (), ["declares XML entities, expected Pascal VOC without any"]
+    except (ParseError, LookupError, ValueError) as error:  # the latter two: its encoding
+        return (), [f"is no well-formed XML ({error}), expected Pascal VOC"]
     if annotation.tag != "annotation":
         return (), [f"root is <{annotation.tag}>, expected <annotation>"]
     defects = []

@@ -89,8 +89,8 @@ def open_bs80k(source: Path) -> BS80KSource:
     Nothing is extracted to disk. Every image is decoded once.
 
     Raises:
-        InputError: the source cannot be read, or files in it are wrong: then one line for each
-          defect (file relative to the source, field, found, expected) and a last line counting them.
+        InputError: the source cannot be read, or files in it are wrong: then one line a defect
+            (file relative to the source, field, found, expected) and a last line counting them.
     """
     paths, read = _list_zip(source) if source.is_file() else _list_folder(source)
     root = _find_root(source, paths)
@@ -118,12 +118,12 @@ def open_bs80k(source: Path) -> BS80KSource:
 def _list_folder(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     if not source.is_dir():
         raise InputError(f"{source}: does not exist, expected BS-80K's folder or zip file.")
-    paths = []
+    names = []
     for folder in FOLDERS.values():
-        for root in (folder, f"*/{folder}"):
-            paths += [path for path in source.glob(f"{root}/**/*") if path.is_file()]
-    names = sorted(path.relative_to(source).as_posix() for path in paths)
-    return names, lambda name: (source / name).read_bytes()
+        for pattern in (f"{folder}/**/*", f"*/{folder}/**/*"):
+            files = (path for path in source.glob(pattern) if path.is_file())
+            names += [path.relative_to(source).as_posix() for path in files]
+    return sorted(names), lambda name: (source / name).read_bytes()
 
 
 def _list_zip(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -144,9 +144,8 @@ def _find_root(source: Path, paths: list[str]) -> str:
         parts = PurePosixPath(path).parts
         for depth in range(min(2, len(parts) - 1)):
             if parts[depth] in FOLDERS.values() and parts[0] != "__MACOSX":
-                roots.setdefault("".join(f"{part}/" for part in parts[:depth]), set()).add(
-                    parts[depth]
-                )
+                root = "".join(f"{part}/" for part in parts[:depth])
+                roots.setdefault(root, set()).add(parts[depth])
     expected = " and ".join(FOLDERS.values())
     if len(roots) != 1:
         found = "none of them" if not roots else f"them in {len(roots)} places"
@@ -216,7 +215,7 @@ def _parse(
     def parse(path: str) -> tuple[Any, list[str], str]:
         try:
             data = read(path)
-        except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             return None, [f"cannot be read ({error})"], ""
         return *parsers[path](data), hashlib.sha256(data).hexdigest()
 
@@ -245,7 +244,7 @@ def _numbered(paths: list[str], folder: str, suffix: str, findings: _Findings) -
 
 
 def _check_image(data: bytes) -> tuple[None, list[str]]:
-    """The image itself is read again when it is asked for: 6,494 of them do not fit everywhere."""
+    """Keeps no pixels: the image is read again when it is asked for."""
     defects = []
     try:
         header = read_jpeg_header(data)

@@ -27,7 +27,7 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
         ValueError: the bytes are no JPEG file or end before the frame header; says which.
     """
     if data[:2] != b"\xff\xd8":
-        raise ValueError("is no JPEG file")
+        raise ValueError("is no JPEG file, expected one")
     position = 2
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -41,10 +41,11 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
             )
         if marker == _START_OF_SCAN:
             break
-        # 0xFF before a marker is padding; every other segment here carries its length.
-        length = -1 if marker == 0xFF else int.from_bytes(data[position + 2 : position + 4], "big")
-        position += 2 + length
-    raise ValueError("is a JPEG file without a frame header")
+        if marker == 0xFF:  # padding before a marker
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise ValueError("is a JPEG file without a frame header, expected a whole JPEG")
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Simulates whole-body bone scans: the camera, the annotator, and BS-80K's own files.
 
 A patient is a function of (seed, patient) alone: `simulate_patient` gives the same arrays in any
-process and in any order. The physics: every bone and organ is projected from its true depth, blurred
-by the collimator (FWHM = √(4² + (2 + 0.55 d)²) mm at d cm), attenuated by the tissue on its way
-(0.12 /cm), scattered (0.35 × a Gaussian of σ 35 mm), counted with Poisson noise and nothing after it.
+process and in any order. The physics: every bone and organ is projected from its true depth,
+blurred by the collimator (FWHM = √(4² + (2 + 0.55 d)²) mm at d cm), attenuated by the tissue on
+its way (0.12 /cm), scattered (0.35 × a Gaussian of σ 35 mm), and counted with Poisson noise;
+nothing is done to the counts after that.
 """
 
 import multiprocessing
@@ -22,7 +23,8 @@ from scipy import ndimage
 
 from ..errors import InputError
 from . import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
-from .body import PIXEL_MM, Body, HotSpot, draw_body
+from .body import PIXEL_MM, Body, draw_body
+from .uptake import HotSpot
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
@@ -32,7 +34,7 @@ COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
 _SLABS = 6  # depths that share one blur
 EDGE = 0.40  # a hot spot reaches to this fraction of its own peak: what a person would box
-MIN_CONTRAST, MIN_SNR = 0.40, 6.0  # over what lies around and under it: what a person would see
+MIN_CONTRAST, MIN_SNR = 0.42, 6.0  # over what lies around and under it: what a person would see
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class _Camera:
         flip = slice(None) if anterior else slice(None, None, -1)
         self.flip = flip
         self.thickness = body.thickness[:, flip]
-        # Photons scatter in the body, so little scatter is seen beside it (air 1 % of tissue in NM1).
+        # Photons scatter in the body: little scatter is seen beside it (air is 1 % in NM1).
         inside = cv2.GaussianBlur((self.thickness > 20).astype(np.float32), (0, 0), 5.0)
         self.scattering = 0.05 + 0.95 * inside
         self.attenuation = ATTENUATION * (1 - LUNG_SAVES * body.lung[:, flip])
@@ -82,7 +84,9 @@ class _Camera:
         self.passed = np.exp(-depth * self.attenuation.ravel()[pixel]) / PIXEL_MM**2
         if anterior:  # the upper head follows the body's outline
             face = np.where(self.thickness > 0, body.middle[:, flip] + self.thickness / 2, 0).max(1)
-            plane = ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + DETECTOR_GAP
+            plane = (
+                ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + DETECTOR_GAP
+            )
             distance = plane[row] - z
         else:
             distance = z + TABLE_GAP
@@ -91,20 +95,20 @@ class _Camera:
         self.slab = np.clip(np.rint((distance - 30) / step), 0, _SLABS - 1).astype(np.int32)
         self.sigmas = np.hypot(4, 2 + 0.055 * self.sigmas) / 2.355 / PIXEL_MM  # pixels
 
-    def project(self, weight: np.ndarray, index: np.ndarray | None = None) -> tuple[np.ndarray, int, int]:
-        """Project points with their activity; return the image, or the part around them, and its corner.
+    def project(
+        self, weight: np.ndarray, index: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int, int]:
+        """Project points with their activity; return the image around them and its corner.
 
         Args:
           weight: (k,) activity of the points.
-          index: (k,) which points; all if None, and then the image is the whole view.
+          index: (k,) which points; all if None.
         """
         pick = slice(None) if index is None else index
         row, column, slab = self.row[pick], self.column[pick], self.slab[pick]
         weight = weight * self.passed[pick]
-        top, bottom, left, right = 0, HEIGHT, 0, WIDTH
-        if index is not None:
-            top, left = (max(0, int(v.min()) - 12) for v in (row, column))
-            bottom, right = min(HEIGHT, int(row.max()) + 14), min(WIDTH, int(column.max()) + 14)
+        top, left = (max(0, int(v.min()) - 12) for v in (row, column))
+        bottom, right = min(HEIGHT, int(row.max()) + 14), min(WIDTH, int(column.max()) + 14)
         high, wide = bottom - top, right - left
         if high < 2 or wide < 2:
             return np.zeros((0, 0), np.float32), top, left
@@ -115,24 +119,39 @@ class _Camera:
         weight = np.where(inside, weight, 0)
         size = _SLABS * high * wide
         volume = np.zeros(size)
-        for dr, dc, part in ((0, 0, (1 - fr) * (1 - fc)), (0, 1, (1 - fr) * fc), (1, 0, fr * (1 - fc)), (1, 1, fr * fc)):
+        for dr, dc, part in (
+            (0, 0, (1 - fr) * (1 - fc)),
+            (0, 1, (1 - fr) * fc),
+            (1, 0, fr * (1 - fc)),
+            (1, 1, fr * fc),
+        ):
             volume += np.bincount(cell + (dr * wide + dc), weight * part, size)
         image = np.zeros((high, wide), np.float32)
-        for layer, sigma in zip(volume.reshape(_SLABS, high, wide).astype(np.float32), self.sigmas, strict=True):
+        for layer, sigma in zip(
+            volume.reshape(_SLABS, high, wide).astype(np.float32), self.sigmas, strict=True
+        ):
             if layer.any():
-                image += cv2.GaussianBlur(layer, (0, 0), float(sigma), borderType=cv2.BORDER_CONSTANT)
+                image += cv2.GaussianBlur(
+                    layer, (0, 0), float(sigma), borderType=cv2.BORDER_CONSTANT
+                )
         return image, top, left
 
     def soft_tissue(self, uptake: np.ndarray) -> np.ndarray:
         """Even uptake through the whole thickness, attenuated on its way out."""
-        image = uptake[:, self.flip] * (1 - np.exp(-self.attenuation * self.thickness)) / self.attenuation
+        image = (
+            uptake[:, self.flip]
+            * (1 - np.exp(-self.attenuation * self.thickness))
+            / self.attenuation
+        )
         return cv2.GaussianBlur(image, (0, 0), 1.9)
 
 
 def _scatter(image: np.ndarray) -> np.ndarray:
     """Return the scattered part of an image: broad, so computed at a quarter of the size."""
     small = cv2.resize(image, (WIDTH // 4, HEIGHT // 4), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), SCATTER_MM / PIXEL_MM / 4, borderType=cv2.BORDER_CONSTANT)
+    small = cv2.GaussianBlur(
+        small, (0, 0), SCATTER_MM / PIXEL_MM / 4, borderType=cv2.BORDER_CONSTANT
+    )
     return SCATTER * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
 
 
@@ -151,7 +170,11 @@ def _is_visible(spot: np.ndarray, around: np.ndarray, kind: str) -> bool:
     return contrast > need and snr > MIN_SNR
 
 
-def _annotate(spots: list[tuple[HotSpot, np.ndarray, int, int]], total: np.ndarray, field: tuple[int, int, int, int]) -> tuple[np.ndarray, tuple[Box, ...]]:
+def _annotate(
+    spots: list[tuple[HotSpot, np.ndarray, int, int]],
+    total: np.ndarray,
+    field: tuple[int, int, int, int],
+) -> tuple[np.ndarray, tuple[Box, ...]]:
     """Box what a reader of this view sees; touching spots of one class share a box.
 
     Args:
@@ -185,9 +208,13 @@ def _annotate(spots: list[tuple[HotSpot, np.ndarray, int, int]], total: np.ndarr
     return mask, tuple(sorted(boxes, key=lambda box: (box.ymin, box.xmin)))
 
 
-def _simulate_view(body: Body, view: str, counts: float, gain: float, rng: np.random.Generator) -> PhantomView:
+def _simulate_view(
+    body: Body, view: str, counts: float, gain: float, rng: np.random.Generator
+) -> PhantomView:
     camera = _Camera(body, view)
-    image = camera.project(body.weight)[0] + camera.soft_tissue(body.tissue)
+    image = camera.soft_tissue(body.tissue)
+    bones, top, left = camera.project(body.weight)
+    image[top : top + bones.shape[0], left : left + bones.shape[1]] += bones
     spots = []
     for spot in body.hot_spots:
         own, top, left = camera.project(spot.excess, spot.index)
@@ -201,7 +228,7 @@ def _simulate_view(body: Body, view: str, counts: float, gain: float, rng: np.ra
     scanned[top:bottom, left:right] = 1
     image *= scanned
     scale = counts / float(image.sum())
-    air = 0.3 * counts / 3.6e6 * rng.uniform(0.2, 1.0)  # 0.3 a pixel in NM1 with its 3.6 M counts
+    air = 0.3 * counts / 3.6e6 * rng.uniform(0.1, 0.7)  # 0.3 a pixel in NM1 with its 3.6 M counts
     expected = image * scale + air * scanned
     noisy = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
     seen = [(spot, own * scale, r, c) for spot, own, r, c in spots]
@@ -272,18 +299,30 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
         _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
         (out / images / f"{patient}.jpg").write_bytes(jpeg.tobytes())
         if view.boxes:  # BS-80K has no XML for a view without hot spots
-            (out / annotations / f"{patient}.xml").write_bytes(_xml(images, f"{patient}.jpg", view.boxes))
+            (out / annotations / f"{patient}.xml").write_bytes(
+                _xml(images, f"{patient}.jpg", view.boxes)
+            )
         labels = [box.label for box in view.boxes]
         tally["boxes_abnormal"] += labels.count(ABNORMAL)
         tally["boxes_normal"] += labels.count(NORMAL)
         tally["views_without_hot_spots"] += not labels
         tally["abnormal_" + view.view] = int(ABNORMAL in labels)
-        truth |= {f"counts_{view.view}": view.counts, f"mask_{view.view}": view.mask, f"gain_{view.view}": np.float64(view.gain)}
+        truth |= {
+            f"counts_{view.view}": view.counts,
+            f"mask_{view.view}": view.mask,
+            f"gain_{view.view}": np.float64(view.gain),
+        }
     np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
     return patient, dict(tally)
 
 
-def _write_all(out: Path, num_patients: int, seed: int, processes: int, on_patient: Callable[[int], None] | None) -> Counter[str]:
+def _write_all(
+    out: Path,
+    num_patients: int,
+    seed: int,
+    processes: int,
+    on_patient: Callable[[int], None] | None,
+) -> Counter[str]:
     """Write every patient's files into `out`, in this process or in several."""
     for folder in (*(name for pair in _FOLDERS.values() for name in pair), "truth"):
         (out / folder).mkdir(parents=True)
@@ -348,7 +387,10 @@ def write_bs80k(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {
-        "patients": num_patients, "views": 2 * num_patients, "boxes_abnormal": totals["boxes_abnormal"],
-        "boxes_normal": totals["boxes_normal"], "views_without_hot_spots": totals["views_without_hot_spots"],
+        "patients": num_patients,
+        "views": 2 * num_patients,
+        "boxes_abnormal": totals["boxes_abnormal"],
+        "boxes_normal": totals["boxes_normal"],
+        "views_without_hot_spots": totals["views_without_hot_spots"],
         "seconds": round(time.monotonic() - start, 3),
-    }  # fmt: skip
+    }

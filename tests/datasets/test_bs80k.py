@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from bonescan_jax.datasets import phantom
 from bonescan_jax.datasets.bs80k import open_split, prepare
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
@@ -139,3 +140,13 @@ def test_tensorflow_is_never_imported(layout, tmp_path):
     )
     command = [sys.executable, "-c", program, str(layout), str(tmp_path / "data")]
     subprocess.run(command, check=True)
+
+
+def test_phantoms_go_the_same_way(tmp_path, monkeypatch):
+    def write(out, num_patients, seed, num_processes, on_patient):
+        write_layout(out, tuple(range(1, num_patients + 1)))
+
+    monkeypatch.setattr(phantom, "write_bs80k", write)
+    summary = phantom.prepare_phantom(tmp_path, num_patients=4, seed=0, **SETTINGS)
+    assert summary["patients"] == 4
+    assert len(open_split(tmp_path, "small-1", "train")) == 2 * summary["splits"]["train"]

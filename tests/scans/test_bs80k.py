@@ -99,6 +99,11 @@ BROKEN_FILES = {
     "size in XML": (XML, voc().replace(">1024<", ">512<"), "size/height is '512', expected 1024"),
     "entity bomb": (XML, ENTITY_BOMB, "declares XML entities"),
     "malformed XML": (XML, voc()[:-5], "is no well-formed XML"),
+    "encoding of XML": (
+        XML,
+        '<?xml version="1.0" encoding="no"?>' + voc(),
+        "is no well-formed XML",
+    ),
     "other XML": (XML, "<html/>", "root is <html>, expected <annotation>"),
     "XML without image": ("wholeBodyANT/ant/99.xml", voc(), "expected wholeBodyANT/99.jpg"),
     "label": ("wholeBodyANT/wholeBodyANT.txt", "1.jpg 2\n", "line 1 is '1.jpg 2', expected"),

@@ -61,7 +61,11 @@ def test_shapes_types_and_order(patients):
         assert tuple(view.view for view in patient.views) == VIEWS
         for view in patient.views:
             assert view.counts.shape == view.grey.shape == view.mask.shape == (HEIGHT, WIDTH)
-            assert (view.counts.dtype, view.grey.dtype, view.mask.dtype) == (np.uint16, np.uint8, np.uint8)
+            assert (view.counts.dtype, view.grey.dtype, view.mask.dtype) == (
+                np.uint16,
+                np.uint8,
+                np.uint8,
+            )
 
 
 def test_counts_are_bs80k_like(views):
@@ -134,14 +138,15 @@ def test_spine_is_brighter_from_behind(patients):
 
 
 def test_posterior_view_is_seen_from_behind(patients):
-    """Turned left to right, the posterior outline falls on the anterior one; as it is, it does not."""
+    """The posterior outline falls on the anterior one when it is turned left to right."""
 
     def overlap(a, b):
         return (a & b).sum() / (a | b).sum()
 
     for patient in patients:
         front, back = (
-            cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 2) > 1 for view in patient.views
+            cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 2) > 1
+            for view in patient.views
         )
         assert overlap(front, back[:, ::-1]) > max(0.9, overlap(front, back))
 
@@ -156,7 +161,9 @@ def test_boxes_lie_in_the_image_and_hold_their_pixels(views):
             own = view.mask[region] == box.label
             assert own.any(0)[[0, -1]].all() and own.any(1)[[0, -1]].all()  # tight
             covered[region] |= box.label
-        assert ((covered & view.mask) == view.mask).all()  # every hot pixel is in a box of its class
+        assert (
+            (covered & view.mask) == view.mask
+        ).all()  # every hot pixel is in a box of its class
 
 
 def test_boxes_are_as_many_and_as_large_as_in_bs80k(views):
@@ -179,7 +186,9 @@ def test_hot_spots_stand_out_in_the_counts(views):
         for box in view.boxes:
             rim = counts[max(0, box.ymin - 4) : box.ymax + 4, max(0, box.xmin - 4) : box.xmax + 4]
             inside = view.mask[box.ymin : box.ymax, box.xmin : box.xmax] == box.label
-            wins.append(counts[box.ymin : box.ymax, box.xmin : box.xmax][inside].mean() > np.median(rim))
+            wins.append(
+                counts[box.ymin : box.ymax, box.xmin : box.xmax][inside].mean() > np.median(rim)
+            )
     assert np.mean(wins) > 0.9
 
 
@@ -202,7 +211,9 @@ def test_files_have_bs80ks_layout(written):
         for view, images, annotations in zip(
             patient.views, ("wholeBodyANT", "wholeBodyPOST"), ("ant", "post"), strict=True
         ):
-            labels = dict(line.split("\t") for line in (out / f"{images}.txt").read_text().splitlines())
+            labels = dict(
+                line.split("\t") for line in (out / f"{images}.txt").read_text().splitlines()
+            )
             assert labels[f"{number}.jpg"] == str(int(any(b.label == ABNORMAL for b in view.boxes)))
             image = cv2.imread(str(out / images / f"{number}.jpg"), cv2.IMREAD_UNCHANGED)
             assert image.dtype == np.uint8 and image.shape == (HEIGHT, WIDTH)  # one component
@@ -215,13 +226,18 @@ def test_files_have_bs80ks_layout(written):
             root = ElementTree.parse(xml).getroot()
             assert (root.findtext("size/width"), root.findtext("size/height")) == ("256", "1024")
             corners = [
-                tuple(int(item.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+                tuple(
+                    int(item.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax")
+                )
                 for item in root.iter("object")
             ]
             assert corners == [tuple(box[:4]) for box in view.boxes]
             for item in root.iter("object"):
                 tally[item.findtext("name")] += 1
-    assert (tally["Abnormal"], tally["Normal"]) == (summary["boxes_abnormal"], summary["boxes_normal"])
+    assert (tally["Abnormal"], tally["Normal"]) == (
+        summary["boxes_abnormal"],
+        summary["boxes_normal"],
+    )
     assert without == summary["views_without_hot_spots"]
 
 

@@ -1,0 +1,41 @@
+"""Eight simulated devices for every test, and a small prepared data set."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from bonescan_jax.config import default_config
+from bonescan_jax.datasets.bs80k import prepare
+from tests.layout import write_layout
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set "phantom" of 10 patients: 6 for training, 2 and 2 for the rest."""
+    root = tmp_path_factory.mktemp("data")
+    source = write_layout(root / "source", tuple(range(1, 11)))
+    fractions = (0.6, 0.2, 0.2)
+    prepare(source, root / "data", name="phantom", split_seed=0, split_fractions=fractions)
+    return root / "data"
+
+
+@pytest.fixture
+def small_config(data_dir: Path) -> ml_collections.ConfigDict:
+    """A run of seconds: two levels, narrow rows, crops of 64×64, one device."""
+    config = default_config()
+    config.data.dir, config.data.name = str(data_dir), "phantom"
+    config.data.crop_height = config.data.crop_width = 64
+    config.model.filters, config.model.levels = (4, 8, 8), 2
+    config.model.dtype = "float32"
+    config.mesh.data = 1
+    config.train.batch_size, config.train.num_steps = 8, 4
+    config.train.warmup_steps, config.train.log_every_steps = 1, 1
+    config.train.eval_every_steps = config.train.save_every_steps = 2
+    config.evaluate.batch_size = 2
+    return config

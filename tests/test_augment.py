@@ -1,0 +1,74 @@
+"""Augmentation: image and mask move as one, counts stay counts, and a sample decides alone."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from bonescan_jax.augment import augment, normalize
+from bonescan_jax.config import default_config
+
+STILL = {"flip": 0.0, "rotation": 0.0, "scale": 0.0, "shift": 0.0, "thinning": 0.0, "gain": 0.0}
+
+
+def settings(**changes: float) -> ml_collections.ConfigDict:
+    augmentation = default_config().augment
+    augmentation.update(STILL | changes)
+    return augmentation
+
+
+def pictures(batch: int = 4) -> jax.Array:
+    """Two blobs of class 1 and 2 off the middle, the same in image and mask."""
+    picture = np.zeros((64, 32), np.uint8)
+    picture[10:20, 4:12], picture[40:52, 20:26] = 1, 2
+    return jnp.asarray(np.stack([picture] * batch))
+
+
+def test_nothing_asked_nothing_changed():
+    image = pictures()
+    moved, mask = augment(image, image, jnp.arange(4), 0, settings())
+    np.testing.assert_array_equal(moved, image)
+    np.testing.assert_array_equal(mask, image)
+
+
+def test_image_and_mask_move_as_one_and_really_move():
+    image = pictures(16)
+    changes = settings(flip=0.5, rotation=10.0, scale=0.2, shift=6.0)
+    moved, mask = augment(image, image, jnp.arange(16), 0, changes)
+    np.testing.assert_array_equal(moved, mask)
+    assert all((moved[i] != image[i]).any() for i in range(16))
+    # Nothing is interpolated, and the hot spots keep about their size.
+    assert set(np.unique(moved)) == {0, 1, 2}
+    sizes = np.asarray((mask == 1).sum((1, 2))) / (image[0] == 1).sum()
+    assert 0.55 < sizes.min() and sizes.max() < 1.6
+    np.testing.assert_allclose(sizes.mean(), 1, atol=0.2)
+
+
+def test_flip_is_left_right():
+    image = pictures()
+    moved, _ = augment(image, image, jnp.arange(4), 0, settings(flip=1.0))
+    np.testing.assert_array_equal(moved, image[:, :, ::-1])
+
+
+def test_a_sample_meets_the_same_changes_wherever_it_stands():
+    image, changes = pictures(8), default_config().augment
+    whole, _ = augment(image, image, jnp.arange(8), 3, changes)
+    part, _ = augment(image[:2], image[:2], jnp.array([5, 2]), 3, changes)
+    np.testing.assert_array_equal(part, whole[jnp.array([5, 2])])
+    other_seed, _ = augment(image, image, jnp.arange(8), 4, changes)
+    assert (other_seed != whole).any()
+
+
+def test_thinning_keeps_the_mean_and_adds_the_noise_of_fewer_counts():
+    image = jnp.full((64, 64, 64), 100, jnp.uint8)
+    thinned, _ = augment(image, image, jnp.arange(64), 0, settings(thinning=0.5))
+    np.testing.assert_allclose(thinned.mean((1, 2)), 100, rtol=0.02)
+    # A share p of the counts is kept, uniform in [½, 1]: variance gain · grey · (1 - p) / p.
+    expected = np.mean([200 * (1 - p) / p for p in np.linspace(0.5, 1, 1001)])
+    np.testing.assert_allclose(thinned.var((1, 2)).mean(), expected, rtol=0.25)
+
+
+def test_input_is_the_root_of_brightness_relative_to_bone():
+    image = jnp.array([[[0, 20, 80]], [[0, 5, 20]]], jnp.uint8)
+    found = normalize(image, jnp.array([20.0, 5.0]))
+    np.testing.assert_allclose(found[..., 0], [[[0, 1, 2]], [[0, 1, 2]]])

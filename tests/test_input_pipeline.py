@@ -1,0 +1,113 @@
+"""Batches: a function of the step alone, laid around hot spots, every scan once an epoch."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.input_pipeline import (
+    TrainingExample,
+    decode,
+    scan_batches,
+    scan_records,
+    training_batches,
+)
+from bonescan_jax.parallel import make_mesh
+from bonescan_jax.scans import ABNORMAL
+
+
+def batches(config: ml_collections.ConfigDict, start: int, stop: int) -> list[dict]:
+    return [
+        jax.device_get(each) for each in training_batches(config, make_mesh(config), start, stop)
+    ]
+
+
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_continuing_gives_the_batches_that_would_have_come(
+    small_config: ml_collections.ConfigDict,
+):
+    whole = batches(small_config, 0, 6)
+    assert_same(batches(small_config, 4, 6), whole[4:])
+    samples = np.concatenate([batch["sample"] for batch in whole])
+    assert samples.tolist() == list(range(48))
+
+
+def test_threads_and_processes_change_nothing(small_config: ml_collections.ConfigDict):
+    expected = batches(small_config, 0, 4)
+    small_config.data.num_threads = 1
+    assert_same(batches(small_config, 0, 4), expected)
+    small_config.data.num_workers = 2
+    assert_same(batches(small_config, 0, 4), expected)
+
+
+def test_a_mesh_changes_nothing(small_config: ml_collections.ConfigDict):
+    expected = batches(small_config, 0, 2)
+    small_config.mesh.update({"data": 2, "spatial": 4})
+    assert_same(batches(small_config, 0, 2), expected)
+
+
+def test_an_epoch_holds_every_scan_once_in_an_order_of_its_own(
+    small_config: ml_collections.ConfigDict,
+):
+    small_config.data.crop_height, small_config.data.crop_width = 1024, 256
+    small_config.train.batch_size = 12  # the training split: 6 patients, 2 views
+    originals = [decode(record, "ellipse") for record in scan_records(small_config, "train")]
+    keys = [scan["image"].tobytes() for scan in originals]
+    orders = []
+    for batch in batches(small_config, 0, 3):
+        orders.append([keys.index(image.tobytes()) for image in batch["image"]])
+        assert sorted(orders[-1]) == list(range(12))
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_crops_hold_hot_spots_as_often_as_asked(small_config: ml_collections.ConfigDict):
+    data = small_config.data
+    record = next(
+        iter(record for record in scan_records(small_config, "train") if len(record["boxes"]))
+    )
+
+    def share(hot_spot_crops: float, abnormal_crops: float) -> tuple[float, float]:
+        data.hot_spot_crops, data.abnormal_crops = hot_spot_crops, abnormal_crops
+        crop = TrainingExample(data, seed=0)
+        masks = [crop(index, record)["mask"] for index in range(200)]
+        return np.mean([mask.any() for mask in masks]), np.mean(
+            [ABNORMAL in mask for mask in masks]
+        )
+
+    assert share(1.0, 1.0) == (1.0, 1.0)
+    always, abnormal = share(1.0, 0.3)
+    assert always == 1.0
+    np.testing.assert_allclose(abnormal, 0.3, atol=0.1)
+    seldom, _ = share(0.0, 1.0)
+    assert seldom < 0.5
+
+
+def test_views_are_chosen(small_config: ml_collections.ConfigDict):
+    found = {}
+    for views in ("anterior", "posterior", "both"):
+        small_config.data.views = views
+        found[views] = [(r["patient"], r["view"]) for r in scan_records(small_config, "test")]
+    assert {view for _, view in found["anterior"]} == {0}
+    assert {view for _, view in found["posterior"]} == {1}
+    assert sorted(found["anterior"] + found["posterior"]) == found["both"]
+
+
+def test_evaluation_sees_every_scan_once_and_whole(small_config: ml_collections.ConfigDict):
+    small_config.evaluate.batch_size = 3
+    seen = []
+    for batch in scan_batches(small_config, "test", make_mesh(small_config)):
+        assert batch.arrays["image"].shape == (3, 1024, 256)
+        seen += [(record["patient"], record["view"]) for record in batch.records]
+    assert len(seen) == len(set(seen)) == 4
+
+
+def test_data_that_are_not_there(small_config: ml_collections.ConfigDict):
+    small_config.data.dir = "nowhere"
+    with pytest.raises(InputError, match="nowhere.*bonescan prepare"):
+        scan_records(small_config, "train")

@@ -1,0 +1,193 @@
+"""The step: the same on every mesh, compiled once, and each part of it does what it says."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from bonescan_jax.models.build import build_network
+from bonescan_jax.parallel import make_mesh, to_mesh
+from bonescan_jax.train_step import (
+    TrainState,
+    batch_gradients,
+    make_initial_state,
+    make_optimizer,
+    make_predict_step,
+    make_train_step,
+    overlap_counts,
+)
+
+MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]
+
+
+def random_batch(config: ml_collections.ConfigDict, first: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(first)
+    shape = (config.train.batch_size, config.data.crop_height, config.data.crop_width)
+    image = rng.poisson(20, shape).astype(np.uint8)
+    mask = np.zeros(shape, np.uint8)
+    mask[:, 8:16, 8:20], mask[::2, 30:41, 5:13] = 1, 2
+    return {
+        "image": image + 40 * mask,
+        "mask": mask,
+        "reference": np.full(shape[0], 20, np.float32),
+        "sample": np.arange(first, first + shape[0], dtype=np.int32),
+    }
+
+
+def build(config: ml_collections.ConfigDict) -> tuple[Callable, Callable, TrainState, object]:
+    config.evaluate.batch_size = 8
+    mesh = make_mesh(config)
+    optimizer, schedule = make_optimizer(config.train, 10, 1)
+    init, abstract = make_initial_state(config, optimizer, mesh)
+    step = make_train_step(config, build_network(config), optimizer, schedule, abstract, mesh)
+    return init, step, abstract, mesh
+
+
+def run(config: ml_collections.ConfigDict, steps: int = 1) -> tuple[TrainState, dict]:
+    init, step, _, mesh = build(config)
+    state = init()
+    for index in range(steps):
+        batch = random_batch(config, index * config.train.batch_size)
+        state, metrics = step(state, to_mesh(batch, mesh, config.train.batch_size))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> dict:
+    return {}
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_every_mesh_gives_the_same_loss_and_gradients(
+    small_config: ml_collections.ConfigDict,
+    on_one_device: dict,
+    shape: tuple[int, int],
+    norm: str,
+):
+    small_config.mesh.data, small_config.mesh.spatial = shape
+    small_config.model.norm, small_config.model.filters = norm, (8, 8, 16)
+    init, _, _, mesh = build(small_config)
+    batch = to_mesh(random_batch(small_config), mesh, 8)
+    network = build_network(small_config)
+    gradients, stats, losses = jax.jit(
+        lambda state, batch: batch_gradients(small_config, network, state, batch)
+    )(init(), batch)
+    found = jax.device_get((gradients, stats, losses))
+    expected = on_one_device.setdefault(norm, found)  # (1, 1) comes first
+    # f32 sums in another order: a few parts in a million of the largest gradient of a tensor.
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(
+            a,
+            b,
+            rtol=1e-4,
+            atol=2e-5 * max(1e-3, np.abs(b).max()),
+            err_msg=jax.tree_util.keystr(path),
+        )
+
+
+def test_sharded_weights_train_like_copied_ones(small_config: ml_collections.ConfigDict):
+    small_config.mesh.data = 8
+    copied, _ = run(small_config, steps=2)
+    small_config.mesh.shard_parameters = True
+    init, _, abstract, _ = build(small_config)
+    kernel = init().params["nodes"]["2_0"]["conv2"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    cut, _ = run(small_config, steps=2)
+    assert jax.tree.structure(abstract.params) == jax.tree.structure(cut.params)
+    for a, b in zip(jax.tree.leaves(cut.params), jax.tree.leaves(copied.params), strict=True):
+        # Adam divides by the gradient's own size: where that is all rounding, the sign may differ.
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_nothing_compiles_twice(small_config: ml_collections.ConfigDict):
+    small_config.mesh.update({"data": 4, "spatial": 2})
+    init, step, _, mesh = build(small_config)
+    state = init()
+    batches = [to_mesh(random_batch(small_config, 8 * index), mesh, 8) for index in range(3)]
+    state, _ = step(state, batches[0])
+    compiled = []
+    listener = lambda name, *_, **__: compiled.append(name)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    for batch in batches[1:]:
+        state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    assert not [name for name in compiled if "compile" in name]
+
+
+def test_the_state_given_is_donated(small_config: ml_collections.ConfigDict):
+    init, step, _, mesh = build(small_config)
+    before = init()
+    step(before, to_mesh(random_batch(small_config), mesh, 8))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+
+
+def test_accumulation_is_the_mean_over_the_parts(small_config: ml_collections.ConfigDict):
+    small_config.model.norm = "instance"  # of an image alone, so parts do not see each other
+    small_config.loss.overlap_weight = 0.0  # is pooled over a part
+    whole, metrics = run(small_config)
+    small_config.train.accumulate_steps = 4
+    parts, metrics_of_parts = run(small_config)
+    np.testing.assert_allclose(metrics_of_parts["loss"], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics_of_parts["gradient_norm"], metrics["gradient_norm"], rtol=1e-4
+    )
+    assert int(parts.step) == int(whole.step) == 1
+
+
+def test_training_lowers_the_loss_and_the_average_follows(
+    small_config: ml_collections.ConfigDict,
+):
+    small_config.train.learning_rate = 0.01
+    first, metrics = run(small_config, steps=1)
+    last, metrics_after = run(small_config, steps=8)
+    assert metrics_after["loss"] < 0.8 * metrics["loss"]
+    kernel, average = (
+        tree["heads"]["2"]["kernel"] for tree in (last.params, last.average["params"])
+    )
+    start = first.params["heads"]["2"]["kernel"]
+    assert 0 < np.abs(average - kernel).max() < np.abs(start - kernel).max()
+
+
+def test_learning_rate_warms_up_and_decays(small_config: ml_collections.ConfigDict):
+    _, schedule = make_optimizer(small_config.train, 100, 10)
+    peak = small_config.train.learning_rate
+    assert schedule(0) == 0
+    np.testing.assert_allclose(schedule(10), peak, rtol=1e-6)
+    assert 0 < schedule(99) < 0.01 * peak
+
+
+def test_bfloat16_stays_near_float32(small_config: ml_collections.ConfigDict):
+    exact, metrics = run(small_config)
+    small_config.model.dtype = "bfloat16"
+    rough, metrics_rough = run(small_config)
+    np.testing.assert_allclose(metrics_rough["loss"], metrics["loss"], rtol=0.02)
+    assert {leaf.dtype for leaf in jax.tree.leaves(rough.params)} == {np.dtype(np.float32)}
+    assert exact.step == rough.step
+
+
+def test_the_last_predictor_is_the_mean_of_the_heads(small_config: ml_collections.ConfigDict):
+    init, _, _, mesh = build(small_config)
+    predict = make_predict_step(build_network(small_config), mesh)
+    batch = random_batch(small_config)
+    probabilities = np.asarray(predict(init().average, batch["image"], batch["reference"]))
+    assert probabilities.shape == (3, 8, 64, 64, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(probabilities[2], probabilities[:2].mean(0), atol=1e-6)
+
+
+def test_overlap_counts_are_counted_one_by_one():
+    rng = np.random.default_rng(0)
+    probabilities, mask = rng.random((2, 3, 6, 5, 3)), rng.integers(0, 3, (3, 6, 5))
+    found = overlap_counts(jnp.asarray(probabilities), jnp.asarray(mask))
+    assert found.shape == (2, 3, 2, 3)
+    for predictor, image, label in np.ndindex(2, 3, 2):
+        predicted = probabilities[predictor, image].argmax(-1) == label + 1
+        true = mask[image] == label + 1
+        expected = [(predicted & true).sum(), (predicted & ~true).sum(), (~predicted & true).sum()]
+        assert found[predictor, image, label].tolist() == expected
