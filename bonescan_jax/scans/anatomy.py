@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .shapes import ellipsoid, plate, shell, sunflower, tube
+from bonescan_jax.scans.shapes import ellipsoid, plate, shell, sunflower, tube
 
 STATURE = 1700.0  # mm, vertex to heel of the canonical adult
 
@@ -46,11 +46,14 @@ class Skeleton:
     weight: np.ndarray  # (n,) float32, mm³ × relative uptake
     bone: np.ndarray  # (n,) int16
     names: tuple[str, ...]
+    _found: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict, repr=False)
 
     def indices(self, *prefixes: str) -> np.ndarray:
         """Return the indices of the points of every bone whose name starts with a prefix."""
-        chosen = [name.startswith(prefixes) for name in self.names]
-        return np.flatnonzero(np.asarray(chosen)[self.bone])
+        if prefixes not in self._found:
+            chosen = np.array([name.startswith(prefixes) for name in self.names])
+            self._found[prefixes] = np.flatnonzero(chosen[self.bone])
+        return self._found[prefixes]
 
 
 @dataclass

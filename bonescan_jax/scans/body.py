@@ -7,10 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import HEIGHT, NORMAL, WIDTH
-from .anatomy import ANKLE, ELBOW, HIP, KNEE, NECK, SHOULDER, STATURE, WRIST, Skeleton, skeleton
-from .shapes import turn
-from .uptake import HotSpot, benign, bone_uptake, growth_plates, malignant, organs
+from bonescan_jax.scans import HEIGHT, NORMAL, WIDTH
+from bonescan_jax.scans.anatomy import (
+    ANKLE,
+    ELBOW,
+    HIP,
+    KNEE,
+    NECK,
+    SHOULDER,
+    STATURE,
+    WRIST,
+    Skeleton,
+    skeleton,
+)
+from bonescan_jax.scans.shapes import turn
+from bonescan_jax.scans.uptake import HotSpot, benign, bone_uptake, growth_plates, malignant, organs
 
 PIXEL_MM = 2.26  # NM1, and BS-80K by the stature of its patients
 _ARM = ("humerus", "radius", "ulna", "hand")
@@ -328,10 +339,10 @@ def draw_body(rng: np.random.Generator) -> Body:
     if child:
         weight = weight * growth_plates(bones)
     spots: list[HotSpot] = []
-    if rng.random() < (0.05 if child else 0.35):
+    if rng.random() < (0.05 if child else 0.38):
         spots += malignant(rng, bones, weight)
     quiet = child or rng.random() < 0.37  # healthy joints: BS-80K has views without a hot spot
-    spots += benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 13.5))
+    spots += benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 15.0))
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):

@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from ..errors import InputError
-from . import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
-from .body import PIXEL_MM, Body, draw_body
-from .uptake import HotSpot
+from bonescan_jax.errors import InputError
+from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
+from bonescan_jax.scans.body import PIXEL_MM, Body, draw_body
+from bonescan_jax.scans.bs80k import FOLDERS, XML_FOLDERS
+from bonescan_jax.scans.uptake import HotSpot
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
@@ -266,7 +267,6 @@ def simulate_patient(seed: int, patient: int) -> PhantomPatient:
 
 # ---------------------------------------------------------------------------------- BS-80K's files
 
-_FOLDERS = {"anterior": ("wholeBodyANT", "ant"), "posterior": ("wholeBodyPOST", "post")}
 _NAMES = {ABNORMAL: "Abnormal", NORMAL: "Normal"}
 
 
@@ -295,12 +295,12 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
     tally: Counter[str] = Counter()
     truth = {}
     for view in simulate_patient(seed, patient).views:
-        images, annotations = _FOLDERS[view.view]
+        folder, annotations = FOLDERS[view.view], XML_FOLDERS[view.view]
         _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
-        (out / images / f"{patient}.jpg").write_bytes(jpeg.tobytes())
+        (out / folder / f"{patient}.jpg").write_bytes(jpeg.tobytes())
         if view.boxes:  # BS-80K has no XML for a view without hot spots
-            (out / annotations / f"{patient}.xml").write_bytes(
-                _xml(images, f"{patient}.jpg", view.boxes)
+            (out / folder / annotations / f"{patient}.xml").write_bytes(
+                _xml(folder, f"{patient}.jpg", view.boxes)
             )
         labels = [box.label for box in view.boxes]
         tally["boxes_abnormal"] += labels.count(ABNORMAL)
@@ -324,8 +324,9 @@ def _write_all(
     on_patient: Callable[[int], None] | None,
 ) -> Counter[str]:
     """Write every patient's files into `out`, in this process or in several."""
-    for folder in (*(name for pair in _FOLDERS.values() for name in pair), "truth"):
-        (out / folder).mkdir(parents=True)
+    for view in VIEWS:
+        (out / FOLDERS[view] / XML_FOLDERS[view]).mkdir(parents=True)
+    (out / "truth").mkdir()
     tasks = [(str(out), seed, patient) for patient in range(1, num_patients + 1)]
     totals: Counter[str] = Counter()
     labels: dict[str, dict[int, int]] = {view: {} for view in VIEWS}
@@ -346,9 +347,9 @@ def _write_all(
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             for patient, tally in pool.imap_unordered(_write_patient, tasks, chunk):
                 take(patient, tally)
-    for view, (images, _) in _FOLDERS.items():
+    for view, folder in FOLDERS.items():
         lines = [f"{patient}.jpg\t{label}\n" for patient, label in sorted(labels[view].items())]
-        (out / f"{images}.txt").write_text("".join(lines))
+        (out / folder / f"{folder}.txt").write_text("".join(lines))
     return totals
 
 

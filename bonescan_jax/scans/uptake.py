@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import ABNORMAL, NORMAL
-from .anatomy import ANKLE, HIP, KNEE, SHOULDER, WRIST, Skeleton
-from .shapes import ellipsoid, turn
+from bonescan_jax.scans import ABNORMAL, NORMAL
+from bonescan_jax.scans.anatomy import ANKLE, HIP, KNEE, SHOULDER, WRIST, Skeleton
+from bonescan_jax.scans.shapes import ellipsoid, turn
 
 # Malignant foci: share of foci by bone; spine, ribs and pelvis hold 70 %.
 _MALIGNANT = (
@@ -57,7 +57,10 @@ def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
         factor[[name.startswith(group) for name in bones.names]] *= np.exp(rng.normal(0, spread))
     waves = rng.normal(0, 1, (5, 3)) * (2 * np.pi / rng.uniform(25, 90, (5, 1))) / np.sqrt(3)
     phase = rng.uniform(0, 2 * np.pi, 5)
-    texture = np.sin(bones.points @ waves.T.astype(np.float32) + phase.astype(np.float32)).sum(1)
+    x, y, z = bones.points.T
+    texture = np.zeros(len(x), np.float32)
+    for (a, b, c), shift in zip(waves.astype(np.float32), phase.astype(np.float32), strict=True):
+        texture += np.sin(a * x + b * y + c * z + shift)  # no BLAS: it may differ by machine
     return (factor[bones.bone] * (1 + 0.07 * texture)).astype(np.float32)
 
 

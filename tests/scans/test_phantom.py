@@ -212,13 +212,14 @@ def test_files_have_bs80ks_layout(written):
             patient.views, ("wholeBodyANT", "wholeBodyPOST"), ("ant", "post"), strict=True
         ):
             labels = dict(
-                line.split("\t") for line in (out / f"{images}.txt").read_text().splitlines()
+                line.split("\t")
+                for line in (out / images / f"{images}.txt").read_text().splitlines()
             )
             assert labels[f"{number}.jpg"] == str(int(any(b.label == ABNORMAL for b in view.boxes)))
             image = cv2.imread(str(out / images / f"{number}.jpg"), cv2.IMREAD_UNCHANGED)
             assert image.dtype == np.uint8 and image.shape == (HEIGHT, WIDTH)  # one component
             assert np.abs(image.astype(int) - view.grey).max() <= 2
-            xml = out / annotations / f"{number}.xml"
+            xml = out / images / annotations / f"{number}.xml"
             assert xml.exists() == bool(view.boxes)  # BS-80K: no hot spots, no XML
             if not xml.exists():
                 without += 1
