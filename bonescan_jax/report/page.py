@@ -3,17 +3,20 @@
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+
+import cv2
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.report.chart import Line, line_chart
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE, STYLE
 from bonescan_jax.scans import CLASSES
+from bonescan_jax.workdir import flatten
 
 FOREGROUND = CLASSES[1:]
-MAX_PICTURES = 6  # each is one to two megabytes of PNG
+MAX_PICTURES = 6
 # The settings a reader asks for first; the rest is in the full list.
 MAIN_SETTINGS = (
     *("seed", "data.dir", "data.views", "data.mask", "data.crop_height", "data.crop_width"),
@@ -39,7 +42,7 @@ FROC_NOTE = (
 )
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path) -> dict[str, object]:
     """Write `report.html` from what a workdir holds; what is missing is said in a sentence.
 
     Args:
@@ -47,7 +50,8 @@ def write_report(workdir: Path) -> Path:
             predictions/*.json with their pictures.
 
     Returns:
-        The path of the page.
+        The headline scores on the test scans, if there are any; images_per_second, the median over
+        the training; the paths of workdir and page.
 
     Raises:
         InputError: config.json is missing, or a JSON file cannot be read.
@@ -80,7 +84,24 @@ def write_report(workdir: Path) -> Path:
     unfinished = path.with_suffix(".html.tmp")
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(path)  # at once: a reader never opens half a page
-    return path
+    test = workdir / "evaluation" / "test.json"
+    return {
+        **(_headline(_read_json(test)) if test.is_file() else {}),
+        "images_per_second": _median_rate(records["train"]),
+        "workdir": str(workdir),
+        "report": str(path),
+    }
+
+
+def _headline(evaluation: dict) -> dict[str, float | None]:
+    """Return the Dice of both classes, and beside it that of the brightness threshold."""
+    names = [f"{kind}_{label}" for kind in ("dice", "dice_threshold") for label in FOREGROUND]
+    return {name: evaluation.get(name) for name in names}
+
+
+def _median_rate(train: list[dict]) -> float | None:
+    rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
+    return rates[len(rates) // 2] if rates else None
 
 
 def _read_json(path: Path) -> dict:
@@ -113,30 +134,19 @@ def _read_metrics(path: Path) -> tuple[dict[str, list[dict]], int]:
 
 
 def _run_section(config: dict, records: dict[str, list[dict]]) -> str:
-    settings = _flat(config)
+    settings = flatten(config)
     rows = [(key, str(settings[key]).strip("[]")) for key in MAIN_SETTINGS if key in settings]
     train = records["train"]
     if train:
         seconds = max(record.get("seconds", 0) for record in train)
-        rates = sorted(r["images_per_second"] for r in train if "images_per_second" in r)
         rows += [
             ("steps taken", f"{train[-1]['step']:,}"),
             ("time", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"),
         ]
-        if rates:
-            rows.append(("images per second, median", f"{rates[len(rates) // 2]:.1f}"))
+        if rate := _median_rate(train):
+            rows.append(("images per second, median", f"{rate:.1f}"))
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
     return f'<h2>How it was run</h2><dl class="settings">{items}</dl>'
-
-
-def _flat(config: Mapping, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _scores_section(paths: Sequence[Path]) -> str:
@@ -284,8 +294,10 @@ def _picture(path: Path) -> str:
     # The name alone: a picture is never taken from outside the folder.
     picture = path.parent / Path(str(prediction.get("overlay"))).name
     if picture.is_file():
-        data = base64.b64encode(picture.read_bytes()).decode()
-        image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
+        # JPEG, a fifth of the PNG: counts are noise, and the page may hold several.
+        _, jpeg = cv2.imencode(".jpg", cv2.imread(str(picture)), [cv2.IMWRITE_JPEG_QUALITY, 88])
+        data = base64.b64encode(jpeg.tobytes()).decode()
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="{caption}">'
     else:
         image = '<p class="missing">Picture not found.</p>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

@@ -3,7 +3,9 @@
 import base64
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ class Page(HTMLParser):
 
 
 def read(workdir):
-    return Page(write_report(workdir).read_text(encoding="utf-8"))
+    return Page(Path(write_report(workdir)["report"]).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def workdir(tmp_path):
     boxes = [{"xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9, "label": "abnormal", "score": 0.5}]
     prediction = {"file": EVIL, "view": "anterior", "boxes": boxes, "overlay": "a_overlay.png"}
     (tmp_path / "predictions" / "a.json").write_text(json.dumps(prediction))
-    save_overlay(tmp_path / "predictions" / "a_overlay.png", np.zeros((4, 4, 3), np.uint8))
+    save_overlay(tmp_path / "predictions" / "a_overlay.png", np.full((4, 4, 3), 90, np.uint8))
     return tmp_path
 
 
@@ -96,9 +98,22 @@ def test_full_page(workdir):
         assert text in page.text
     for title in ("Training loss", "Validation Dice", "Learning rate", "Throughput"):
         assert title in page.text
-    picture = (workdir / "predictions" / "a_overlay.png").read_bytes()
-    assert page.sources == ["data:image/png;base64," + base64.b64encode(picture).decode()]
+    (source,) = page.sources
+    kind, data = source.split(",")
+    assert kind == "data:image/jpeg;base64"
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_allclose(shown, np.full((4, 4, 3), 90), atol=3)
     assert not list(workdir.glob("*.tmp"))
+
+
+def test_result_holds_the_headline(workdir):
+    evaluation = json.loads((workdir / "evaluation" / "test.json").read_text())
+    evaluation |= {"dice_abnormal": 0.4, "dice_normal": 0.6, "dice_threshold_abnormal": 0.1}
+    (workdir / "evaluation" / "test.json").write_text(json.dumps(evaluation))
+    result = write_report(workdir)
+    assert (result["dice_abnormal"], result["dice_threshold_abnormal"]) == (0.4, 0.1)
+    assert result["images_per_second"] > 0
+    assert result["workdir"] == str(workdir)
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -123,7 +138,7 @@ def test_resumed_run_draws_the_later_record_and_survives_a_torn_middle(tmp_path)
     page = read(tmp_path)
     assert "skipped: 1" in page.text
     assert "images per second, median2.0" in page.text
-    assert ">8<" not in write_report(tmp_path).read_text()  # no axis reaches to the loss of 9
+    assert ">8<" not in (tmp_path / "report.html").read_text()  # no axis reaches to the loss of 9
 
 
 def test_not_a_workdir_and_broken_files(workdir, tmp_path_factory):
