@@ -156,25 +156,30 @@ def _define_prepare(values: flags.FlagValues) -> None:
     _config(values)
     _string(values, "source", None, "Folder or zip file laid out as BS-80K.")
     _string(values, "data_dir", None, "Where to put it; default: data.dir of the config.")
+    _integer(values, "patients", 200, "To simulate, where data.name is phantom without source.", 3)
+    _integer(values, "seed", 0, "Of the simulated patients.", 0)
 
 
 def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.datasets.bs80k import prepare
+    from bonescan_jax.datasets.phantom import prepare_phantom
     from bonescan_jax.progress import Progress
 
     _no_positionals(rest)
-    _required(values, "source")
     data = _read_config(values).data
     test, validation = data.test_fraction, data.validation_fraction
+    data_dir = Path(values.data_dir or data.dir)
+    settings = {
+        "name": data.name,
+        "split_seed": data.split_seed,
+        "split_fractions": (1 - validation - test, validation, test),
+    }
     with Progress("prepare views") as progress:
-        return prepare(
-            Path(values.source),
-            Path(values.data_dir or data.dir),
-            name=data.name,
-            split_seed=data.split_seed,
-            split_fractions=(1 - validation - test, validation, test),
-            on_scan=progress.advance_to,
-        )
+        settings["on_scan"] = progress.advance_to
+        if values.source or data.name != "phantom":
+            _required(values, "source")
+            return prepare(Path(values.source), data_dir, **settings)
+        return prepare_phantom(data_dir, num_patients=values.patients, seed=values.seed, **settings)
 
 
 # ---- train ---------------------------------------------------------------------------------------
@@ -254,9 +259,10 @@ VERBS = {
         _run_phantom,
     ),
     "prepare": Verb(
-        "prepare --config=FILE --source=ZIP|DIR [--data_dir=DIR]",
+        "prepare --config=FILE [--source=ZIP|DIR] [--data_dir=DIR]",
         "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
-        "Every defect is named before anything is written; the data set appears whole or not.",
+        "Every defect is named before anything is written; the data set appears whole or not.\n"
+        "Without --source, a config of the phantom simulates --patients and keeps no files.",
         _define_prepare,
         _run_prepare,
     ),

@@ -19,8 +19,8 @@ def settings(**changes: float) -> ml_collections.ConfigDict:
 
 def pictures(batch: int = 4) -> jax.Array:
     """Two blobs of class 1 and 2 off the middle, the same in image and mask."""
-    picture = np.zeros((64, 32), np.uint8)
-    picture[10:20, 4:12], picture[40:52, 20:26] = 1, 2
+    picture = np.zeros((64, 64), np.uint8)
+    picture[20:30, 24:32], picture[40:50, 36:42] = 1, 2
     return jnp.asarray(np.stack([picture] * batch))
 
 
@@ -40,7 +40,7 @@ def test_image_and_mask_move_as_one_and_really_move():
     # Nothing is interpolated, and the hot spots keep about their size.
     assert set(np.unique(moved)) == {0, 1, 2}
     sizes = np.asarray((mask == 1).sum((1, 2))) / (image[0] == 1).sum()
-    assert 0.55 < sizes.min() and sizes.max() < 1.6
+    assert 0.55 < sizes.min() and sizes.max() < 1.65
     np.testing.assert_allclose(sizes.mean(), 1, atol=0.2)
 
 

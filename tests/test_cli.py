@@ -56,6 +56,7 @@ def test_help_does_not_load_jax():
         (["predict", "--workdir=nowhere"], "--input is missing"),
         (["report", "--workdir=nowhere"], "nowhere"),
         (["prepare", CONFIG, "--source=nowhere"], "nowhere"),
+        (["prepare", CONFIG.replace("phantom.py", "bs80k.py")], "--source is missing"),
         (["phantom", "--out=o", "--patients=0"], "patients"),
     ],
 )

@@ -391,7 +391,7 @@ def _thigh(body: _Builder) -> None:
         body.add_pair("tibia", ellipsoid((kx + side * 19, ky + 15, kz - 4), (21, 16, 22)), 0.85)
     body.add_pair("femur", ellipsoid((kx, ky - 14, kz + 2), (14, 17, 18)), 0.7)
     body.add_pair("tibia", ellipsoid((kx, ky + 10, kz), (16, 12, 16)), 0.7)  # eminence
-    body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.6)
+    body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.3)
 
 
 def _shank(body: _Builder) -> None:

@@ -5,8 +5,9 @@ import numpy as np
 # Of all pixels brighter than the air around the patient, bone takes the upper third or so: its
 # middle lies near this percentile, which hot spots (under 2 % of the body) cannot move far.
 BONE_PERCENTILE = 85.0
-# Soft tissue is a tenth as bright as bright bone or more; air in the field is far below.
-AIR_SHARE = 0.1
+# The 90th percentile of all that is not zero lies on bone too, whatever the share of air; soft
+# tissue is a third as bright or more, air in the field far less.
+AIR_SHARE = 0.2
 
 
 def bone_reference(pixels: np.ndarray) -> float:
@@ -22,7 +23,7 @@ def bone_reference(pixels: np.ndarray) -> float:
     histogram[0] = 0
     if not histogram.any():
         return 1.0
-    air = AIR_SHARE * _percentile(histogram, 99.0)
+    air = AIR_SHARE * _percentile(histogram, 90.0)
     histogram[: int(np.ceil(air))] = 0
     return max(1.0, _percentile(histogram, BONE_PERCENTILE))
 

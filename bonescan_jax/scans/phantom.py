@@ -35,7 +35,7 @@ COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
 _SLABS = 6  # depths that share one blur
 EDGE = 0.40  # a hot spot reaches to this fraction of its own peak: what a person would box
-MIN_CONTRAST, MIN_SNR = 0.42, 6.0  # over what lies around and under it: what a person would see
+MIN_CONTRAST, MIN_SNR = 0.5, 7.0  # over what lies around and under it: what a person would see
 
 
 @dataclass(frozen=True)

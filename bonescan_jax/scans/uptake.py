@@ -53,7 +53,7 @@ def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     """Return a factor per point: regions and bones differ, and no bone is even inside."""
     factor = np.exp(rng.normal(0, 0.06, len(bones.names)))
     for group in _GROUPS:
-        spread = 0.3 if group[0] in ("skull", "patella", "foot", "face", "sternum") else 0.14
+        spread = 0.3 if group[0] in ("skull", "foot", "face", "sternum") else 0.14
         factor[[name.startswith(group) for name in bones.names]] *= np.exp(rng.normal(0, spread))
     waves = rng.normal(0, 1, (5, 3)) * (2 * np.pi / rng.uniform(25, 90, (5, 1))) / np.sqrt(3)
     phase = rng.uniform(0, 2 * np.pi, 5)
@@ -104,7 +104,7 @@ def _focus(
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
     """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(0.9, 1.15))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(1.1, 1.15))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
@@ -113,10 +113,10 @@ def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> 
         centre = bones.points[index[rng.integers(len(index))]]
         if name[1:].isdigit():  # a vertebra: rather in the body than at the tip of a process
             centre = 0.5 * (centre + bones.points[index].mean(0))
-        blobs = int(np.clip(rng.geometric(0.2), 1, 18))  # the larger, the more irregular
+        blobs = int(np.clip(rng.geometric(0.16), 1, 18))  # the larger, the more irregular
         if blobs > 5:  # has grown into its neighbours
             index = bones.indices(*_MALIGNANT[region][1])
-        fwhm = float(np.clip(np.exp(rng.normal(np.log(21), 0.4)), 6, 25))
+        fwhm = float(np.clip(np.exp(rng.normal(np.log(23), 0.35)), 6, 25))
         times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
         focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
         spots.append(HotSpot("malignant", ABNORMAL, name, *focus))
@@ -149,10 +149,10 @@ def benign(
     for site in rng.choice(len(shares), rng.poisson(rate), p=shares / shares.sum()):
         size, paired = _BENIGN[site][4:]
         sides = [0, 1] if rng.random() < paired else [int(rng.integers(2))]
-        usual = np.log(2.5) + rng.normal(0, 0.3)
+        usual = np.log(2.7) + rng.normal(0, 0.3)
         for side in sides:
             index, centre = _benign_site(rng, bones, site, side)
-            fwhm = 1.12 * size * float(np.exp(rng.normal(0, 0.25)))
+            fwhm = 1.2 * size * float(np.exp(rng.normal(0, 0.25)))
             times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.0))
             blobs = int(rng.integers(1, 3))
             focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
