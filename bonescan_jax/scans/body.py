@@ -342,7 +342,7 @@ def draw_body(rng: np.random.Generator) -> Body:
     if rng.random() < (0.05 if child else 0.38):
         spots += malignant(rng, bones, weight)
     quiet = child or rng.random() < 0.37  # healthy joints: BS-80K has views without a hot spot
-    spots += benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 17.0))
+    spots += benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 10.0))
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):

@@ -156,16 +156,17 @@ def _scatter(image: np.ndarray) -> np.ndarray:
     return SCATTER * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
 
 
-def _is_visible(spot: np.ndarray, around: np.ndarray, kind: str) -> bool:
+def _is_visible(spot: np.ndarray, around: np.ndarray, ordinary: np.ndarray, kind: str) -> bool:
     """Return whether a reader would mark a hot spot.
 
     Args:
       spot: its own expected counts.
       around: expected counts of all else at the same pixels.
+      ordinary: what of them is no hot spot: of two foci in one joint neither hides the other.
       kind: HotSpot.kind; kidneys and bladder are expected, so they must stand out more.
     """
     peak = int(spot.argmax())
-    contrast = spot.flat[peak] / max(around.flat[peak], 1e-6)
+    contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
     snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
     need = {"kidney": 3.0, "bladder": 4.0}.get(kind, MIN_CONTRAST)
     return contrast > need and snr > MIN_SNR
@@ -187,11 +188,17 @@ def _annotate(
       mask (1024, 256) uint8 and boxes.
     """
     layers = {NORMAL: np.zeros((HEIGHT, WIDTH), bool), ABNORMAL: np.zeros((HEIGHT, WIDTH), bool)}
-    for spot, image, top, left in spots:
+    ordinary = total.copy()
+    windows = []
+    for _, image, top, left in spots:
+        windows.append((slice(top, top + image.shape[0]), slice(left, left + image.shape[1])))
+        ordinary[windows[-1]] -= image
+    ordinary = np.maximum(ordinary, 0)
+    for (spot, image, _, _), window in zip(spots, windows, strict=True):
         if image.size == 0 or image.max() <= 0:
             continue
-        window = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
-        if _is_visible(image, np.maximum(total[window] - image, 0), spot.kind):
+        around = np.maximum(total[window] - image, 0)
+        if _is_visible(image, around, ordinary[window], spot.kind):
             layers[spot.label][window] |= image > EDGE * image.max()
     layers[NORMAL] &= ~layers[ABNORMAL]
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)

@@ -36,6 +36,13 @@ _GROUPS = (
     ("ilium", "ischium", "pubis"), ("femur",),
     ("patella",), ("tibia", "fibula"), ("foot",),
 )  # fmt: skip
+# Over the published uptakes of `anatomy`: what brings the region means of an anterior view near
+# those of NM1, a real count image. Joints as hot as lesions would be boxed by a reader.
+_CALIBRATION = {
+    "skull": 0.75, "face": 0.4, "mandible": 0.45, "C": 0.7, "T": 0.8, "L": 0.75, "sacrum": 0.75,
+    "rib": 1.15, "sternum": 0.7, "manubrium": 0.7, "clavicle": 0.75, "scapula": 0.85,
+    "humerus": 0.85, "ilium": 0.7, "patella": 0.65, "tibia": 0.65, "foot": 0.8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class HotSpot:
 def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     """Return a factor per point: regions and bones differ, and no bone is even inside."""
     factor = np.exp(rng.normal(0, 0.06, len(bones.names)))
+    for stem, times in _CALIBRATION.items():
+        factor[[name.startswith(stem) for name in bones.names]] *= times
     for group in _GROUPS:
         spread = 0.3 if group[0] in ("skull", "foot", "face", "sternum") else 0.14
         factor[[name.startswith(group) for name in bones.names]] *= np.exp(rng.normal(0, spread))
