@@ -76,19 +76,22 @@ def test_every_mesh_gives_the_same_loss_and_gradients(
     gradients, stats, losses = jax.jit(
         lambda state, batch: batch_gradients(small_config, network, state, batch)
     )(init(), batch)
-    found = jax.device_get((gradients, stats, losses))
+    found = jax.device_get({"gradients": gradients, "stats": stats, "losses": losses})
     expected = on_one_device.setdefault(norm, found)  # (1, 1) comes first
-    # f32 sums in another order: a few parts in a million of the largest gradient of a tensor.
-    for (path, a), b in zip(
-        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
-    ):
-        np.testing.assert_allclose(
-            a,
-            b,
-            rtol=1e-4,
-            atol=2e-5 * max(1e-3, np.abs(b).max()),
-            err_msg=jax.tree_util.keystr(path),
-        )
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    assert_close_to_rounding(found, expected)
+
+
+def assert_close_to_rounding(found: dict, expected: dict) -> None:
+    """Every tensor within 1e-3 of its norm.
+
+    Sums in another order differ in the seventh digit, and gradients through normalisation are
+    small differences of large sums: the same samples in another order on one device differ as much.
+    """
+    pairs = zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+    for (path, a), b in pairs:
+        error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-7)
+        assert error < 1e-3, (jax.tree_util.keystr(path), error)
 
 
 def test_sharded_weights_train_like_copied_ones(small_config: ml_collections.ConfigDict):

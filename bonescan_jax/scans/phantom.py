@@ -25,6 +25,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
 from bonescan_jax.scans.body import PIXEL_MM, Body, draw_body
 from bonescan_jax.scans.bs80k import FOLDERS, XML_FOLDERS
+from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.uptake import HotSpot
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
@@ -35,7 +36,13 @@ COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
 _SLABS = 6  # depths that share one blur
 EDGE = 0.40  # a hot spot reaches to this fraction of its own peak: what a person would box
-MIN_CONTRAST, MIN_SNR = 0.5, 7.0  # over what lies around and under it: what a person would see
+# What a person would see and call hot: contrast over the ordinary uptake there, signal to noise,
+# and brightness relative to bone, since a faint spot on a dim bone is no hot spot.
+MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 9.0, 1.25
+MERGE = 8.0  # pixels, 18 mm
+
+# A hot spot as a view shows it: its own expected counts in a window, row and column of the window.
+Seen = tuple[HotSpot, np.ndarray, int, int]
 
 
 @dataclass(frozen=True)
@@ -156,24 +163,54 @@ def _scatter(image: np.ndarray) -> np.ndarray:
     return SCATTER * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
 
 
-def _is_visible(spot: np.ndarray, around: np.ndarray, ordinary: np.ndarray, kind: str) -> bool:
+def _is_visible(
+    spot: np.ndarray, around: np.ndarray, ordinary: np.ndarray, bone: float, kind: str
+) -> bool:
     """Return whether a reader would mark a hot spot.
 
     Args:
       spot: its own expected counts.
       around: expected counts of all else at the same pixels.
       ordinary: what of them is no hot spot: of two foci in one joint neither hides the other.
+      bone: expected counts of bone in this view.
       kind: HotSpot.kind; kidneys and bladder are expected, so they must stand out more.
     """
     peak = int(spot.argmax())
     contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
     snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
-    need = {"kidney": 3.0, "bladder": 4.0}.get(kind, MIN_CONTRAST)
-    return contrast > need and snr > MIN_SNR
+    need = {"kidney": 2.7, "bladder": 3.0}.get(kind, MIN_CONTRAST)
+    bright = spot.flat[peak] + around.flat[peak] > MIN_BRIGHTNESS * bone
+    return bright and contrast > need and snr > MIN_SNR
+
+
+def _merge(spots: list[Seen]) -> list[Seen]:
+    """Join the benign foci of one joint, peaks within MERGE pixels: a reader sees them as one."""
+    merged: list[Seen] = []
+    for spot, image, top, left in spots:
+        if image.size == 0 or image.max() <= 0:
+            continue
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        for number, (other, theirs, their_top, their_left) in enumerate(merged):
+            peak = np.unravel_index(theirs.argmax(), theirs.shape)
+            away = np.hypot(row + top - peak[0] - their_top, column + left - peak[1] - their_left)
+            if spot.kind == other.kind == "benign" and away < MERGE:
+                corner = min(top, their_top), min(left, their_left)
+                joint = np.zeros((
+                    max(top + image.shape[0], their_top + theirs.shape[0]) - corner[0],
+                    max(left + image.shape[1], their_left + theirs.shape[1]) - corner[1],
+                ), np.float32)  # fmt: skip
+                for part, y, x in ((image, top, left), (theirs, their_top, their_left)):
+                    y, x = y - corner[0], x - corner[1]  # noqa: PLW2901
+                    joint[y : y + part.shape[0], x : x + part.shape[1]] += part
+                merged[number] = (other, joint, *corner)
+                break
+        else:
+            merged.append((spot, image, top, left))
+    return merged
 
 
 def _annotate(
-    spots: list[tuple[HotSpot, np.ndarray, int, int]],
+    spots: list[Seen],
     total: np.ndarray,
     field: tuple[int, int, int, int],
 ) -> tuple[np.ndarray, tuple[Box, ...]]:
@@ -194,11 +231,10 @@ def _annotate(
         windows.append((slice(top, top + image.shape[0]), slice(left, left + image.shape[1])))
         ordinary[windows[-1]] -= image
     ordinary = np.maximum(ordinary, 0)
+    bone = bone_reference(np.rint(ordinary))
     for (spot, image, _, _), window in zip(spots, windows, strict=True):
-        if image.size == 0 or image.max() <= 0:
-            continue
         around = np.maximum(total[window] - image, 0)
-        if _is_visible(image, around, ordinary[window], spot.kind):
+        if _is_visible(image, around, ordinary[window], bone, spot.kind):
             layers[spot.label][window] |= image > EDGE * image.max()
     layers[NORMAL] &= ~layers[ABNORMAL]
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -241,7 +277,7 @@ def _simulate_view(
     noisy = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
     seen = [(spot, own * scale, r, c) for spot, own, r, c in spots]
     field = (top, bottom, left, right)
-    mask, boxes = _annotate(seen, expected, field)
+    mask, boxes = _annotate(_merge(seen), expected, field)
     return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field)
 
 

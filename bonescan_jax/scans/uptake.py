@@ -111,22 +111,26 @@ def _focus(
 
 
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
-    """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
+    """Metastases: 1–30 foci, ×2–10 (median 5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.1, 1.15))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(1.3, 1.1))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
         name = names[rng.integers(len(names))]
         index = np.flatnonzero(bones.bone == bones.names.index(name))
-        centre = bones.points[index[rng.integers(len(index))]]
+        pool = index
+        if name.startswith(("femur", "humerus")):  # in adults only their upper ends hold marrow
+            y = bones.points[index, 1]
+            pool = index[y < y.min() + 0.35 * np.ptp(y)]
+        centre = bones.points[pool[rng.integers(len(pool))]]
         if name[1:].isdigit():  # a vertebra: rather in the body than at the tip of a process
             centre = 0.5 * (centre + bones.points[index].mean(0))
         blobs = int(np.clip(rng.geometric(0.16), 1, 18))  # the larger, the more irregular
         if blobs > 5:  # has grown into its neighbours
             index = bones.indices(*_MALIGNANT[region][1])
         fwhm = float(np.clip(np.exp(rng.normal(np.log(23), 0.35)), 6, 25))
-        times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
+        times = float(np.clip(np.exp(rng.normal(np.log(5.0), 0.45)), 2, 10))
         focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
         spots.append(HotSpot("malignant", ABNORMAL, name, *focus))
     return spots
@@ -158,11 +162,11 @@ def benign(
     for site in rng.choice(len(shares), rng.poisson(rate), p=shares / shares.sum()):
         size, paired = _BENIGN[site][4:]
         sides = [0, 1] if rng.random() < paired else [int(rng.integers(2))]
-        usual = np.log(2.7) + rng.normal(0, 0.3)
+        usual = np.log(2.9) + rng.normal(0, 0.3)
         for side in sides:
             index, centre = _benign_site(rng, bones, site, side)
             fwhm = 1.2 * size * float(np.exp(rng.normal(0, 0.25)))
-            times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.0))
+            times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.5))
             blobs = int(rng.integers(1, 3))
             focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
             spots.append(HotSpot("benign", NORMAL, _BENIGN[site][1], *focus))
