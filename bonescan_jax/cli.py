@@ -27,9 +27,9 @@ class Verb(NamedTuple):
     run: Callable[[flags.FlagValues, list[str]], dict[str, Any]]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Runs `bonescan VERB …` and exits with the code of the module's docstring."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         sys.exit(0 if arguments else 2)
@@ -120,7 +120,8 @@ def _workdir(values: flags.FlagValues) -> None:
 
 
 def _predictor(values: flags.FlagValues) -> None:
-    _string(values, "predictor", "mean", "The mean of all heads, or one of them: head_1 …")
+    text = "The mean of all heads, one of them (head_1 …), or the best of these in validation."
+    _string(values, "predictor", "best", text)
 
 
 # ---- phantom -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Scores a trained network on whole scans, beside a plain brightness threshold."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from bonescan_jax.workdir import read_config, write_json
 
 PredictStep = Callable[[Tree, jax.Array, jax.Array], jax.Array]
 
+# In workdir/evaluation: the predictor that did best on the validation split.
+BEST = "best_predictor.json"
 # Brightest intensity, relative to bone, that the threshold detector tells apart.
 BRIGHTEST = 50.0
 
@@ -76,6 +79,37 @@ def pooled_dice(counts: np.ndarray) -> dict[str, float | None]:
     return {f"dice_{name}": scores[name]["dice_pooled"] for name in CLASSES[1:]}
 
 
+def best_predictor(counts: np.ndarray, network: Network) -> tuple[str, dict[str, float | None]]:
+    """The predictor with the best mean Dice of both classes, and its pooled Dice.
+
+    Args:
+        counts: (predictors, images, classes - 1, 3) of the validation split.
+        network: whose predictors they are.
+    """
+    dice = [pooled_dice(each) for each in counts]
+    # Where a class is nowhere and nowhere predicted, it tells nothing.
+    means = [np.mean([value or 0.0 for value in each.values()]) for each in dice]
+    best = len(means) - 1 - int(np.argmax(means[::-1]))  # of equals the mean of the heads
+    return predictor_names(network)[best], dice[best]
+
+
+def resolve_predictor(workdir: Path, predictor: str) -> str:
+    """A predictor's name; `best` is the one that did best on the validation split in training.
+
+    Raises:
+        InputError: `best` was asked for and training never validated.
+    """
+    if predictor != "best":
+        return predictor
+    path = workdir / "evaluation" / BEST
+    try:
+        return json.loads(path.read_text())["predictor"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: does not name the best predictor ({error}); give --predictor=mean"
+        ) from error
+
+
 def predictor_row(network: Network, predictor: str) -> int:
     """The row of `make_predict_step`'s result that holds a predictor.
 
@@ -99,7 +133,7 @@ def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
     Args:
         workdir: of a training run.
         split: train, validation or test.
-        predictor: whose scores are the headline: "mean" of the heads, or one, as "head_2".
+        predictor: whose scores are the headline: "mean" of the heads, one, as "head_2", or "best".
 
     Returns:
         The headline scores beside those of the threshold detector.
@@ -110,6 +144,7 @@ def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
     config = read_config(workdir)
     mesh = make_mesh(config)
     network, weights, step = load_network(config, workdir, mesh)
+    predictor = resolve_predictor(workdir, predictor)
     row = predictor_row(network, predictor)
     scans = _score_scans(config, split, make_predict_step(network, mesh), weights, mesh, row)
     threshold = segmentation_scores(_threshold_counts(config, split))

@@ -13,6 +13,7 @@ import grain
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 
 from bonescan_jax.datasets.bs80k import open_split
@@ -133,6 +134,8 @@ def training_batches(
         )
     )
     if config.data.num_workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads flags of its own; ours are parsed apart
+            flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=config.data.num_workers)
         )

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import load_network, predictor_row
+from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.progress import Progress
 from bonescan_jax.report.overlay import draw_overlay, save_overlay
@@ -31,8 +31,8 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
         workdir: of a training run.
         source: JPEG, PNG or DICOM file, or a folder of them.
         out: folder to write to.
-        predictor: "mean" of all heads, or one of them, as "head_2"; of a UNet++ only the nodes
-            that this head needs are then computed.
+        predictor: "mean" of all heads, one of them, as "head_2", or "best"; for a head of a UNet++
+            only the nodes that it needs are computed.
         limit: the first so many files only; 0 is all.
 
     Returns:
@@ -44,6 +44,7 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
     config = read_config(workdir)
     files = list_image_files(source)
     files = files[: limit or len(files)]
+    predictor = resolve_predictor(workdir, predictor)
     find = _Finder(config, workdir, predictor)
     out.mkdir(parents=True, exist_ok=True)
     views, spots = 0, dict.fromkeys(CLASSES[1:], 0)

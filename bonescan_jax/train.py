@@ -10,7 +10,7 @@ import ml_collections
 from bonescan_jax import checkpoint
 from bonescan_jax.config import resolve_steps, validate
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import pooled_dice, score_split
+from bonescan_jax.evaluate import BEST, best_predictor, score_split
 from bonescan_jax.input_pipeline import scan_records, training_batches
 from bonescan_jax.models.build import build_network
 from bonescan_jax.parallel import make_mesh
@@ -21,7 +21,7 @@ from bonescan_jax.train_step import (
     make_predict_step,
     make_train_step,
 )
-from bonescan_jax.workdir import MetricsLog, start_workdir
+from bonescan_jax.workdir import MetricsLog, start_workdir, write_json
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -87,8 +87,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
             if _due(step, steps["eval_every"], last):
                 with clock.paused(metrics):
                     counts = score_split(config, "validation", predict_step, state.average, mesh)
-                    scores = pooled_dice(counts[-1])  # of the mean of the heads
+                    best, scores = best_predictor(counts, network)
                     log.write(step, "validation", scores)
+                    write_json(workdir / "evaluation" / BEST, {"predictor": best, **scores})
             if _due(step, steps["save_every"], last):
                 with clock.paused(metrics):
                     checkpoint.save(checkpoints, state, _position(step, config, num_examples))

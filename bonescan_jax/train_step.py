@@ -89,7 +89,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, stats, losses = batch_gradients(config, network, state, batch)
+        gradients, stats, losses = batch_gradients(config, network, mesh, state, batch)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         average = _moving_average(
@@ -113,7 +113,11 @@ def make_train_step(
 
 
 def batch_gradients(
-    config: ml_collections.ConfigDict, network: Network, state: TrainState, batch: Batch
+    config: ml_collections.ConfigDict,
+    network: Network,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Batch,
 ) -> tuple[Tree, Tree, jax.Array]:
     """Gradients of the loss, the statistics after the batch, and the loss of each head.
 
@@ -121,11 +125,15 @@ def batch_gradients(
     and gradients and losses are their means; running statistics and the overlap loss then see one
     part at a time.
     """
+    pixels = batch_shardings(mesh)["image"]
 
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
         image, mask = augment(
             part["image"], part["mask"], part["sample"], config.seed, config.augment
         )
+        # Moved pixels come from anywhere in a scan, so the compiler gathers whole scans; without
+        # this it would leave them whole, and every device along `spatial` would do all the work.
+        image, mask = jax.lax.with_sharding_constraint((image, mask), (pixels, pixels))
         logits, stats = network.apply(params, stats, normalize(image, part["reference"]), True)
         total, losses = deep_supervision_loss(logits, mask, config.loss)
         return total, (stats, jnp.stack(losses))

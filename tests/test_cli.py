@@ -16,10 +16,12 @@ CONFIG = f"--config={ROOT / 'configs' / 'phantom.py'}"
 
 def call(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
     code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        code = leaving.code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bonescan", *arguments])
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code
     output = capsys.readouterr()
     return code, output.out, output.err
 

@@ -110,7 +110,7 @@ def test_every_shipped_config_trains_a_step(path: Path, data_dir: Path, tmp_path
 def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDict, tmp_path: Path):
     small_config.train.num_steps = 1
     result = train(small_config, tmp_path)
-    scores = evaluate(tmp_path, "validation", "mean")
+    scores = evaluate(tmp_path, "validation", "best")
     assert {name: scores[name] for name in ("dice_abnormal", "dice_normal")} == {
         name: result[name] for name in ("dice_abnormal", "dice_normal")
     }

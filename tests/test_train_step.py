@@ -74,7 +74,7 @@ def test_every_mesh_gives_the_same_loss_and_gradients(
     batch = to_mesh(random_batch(small_config), mesh, 8)
     network = build_network(small_config)
     gradients, stats, losses = jax.jit(
-        lambda state, batch: batch_gradients(small_config, network, state, batch)
+        lambda state, batch: batch_gradients(small_config, network, mesh, state, batch)
     )(init(), batch)
     found = jax.device_get({"gradients": gradients, "stats": stats, "losses": losses})
     expected = on_one_device.setdefault(norm, found)  # (1, 1) comes first
@@ -83,15 +83,30 @@ def test_every_mesh_gives_the_same_loss_and_gradients(
 
 
 def assert_close_to_rounding(found: dict, expected: dict) -> None:
-    """Every tensor within 1e-3 of its norm.
+    """Every tensor within 1e-4 of its own norm and 1e-5 of the norm of all.
 
-    Sums in another order differ in the seventh digit, and gradients through normalisation are
-    small differences of large sums: the same samples in another order on one device differ as much.
+    Sums in another order differ in the seventh digit; where that puts an activation on the other
+    side of zero, ReLU passes or stops a whole gradient.
     """
+    total = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(expected["gradients"])))
     pairs = zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True)
     for (path, a), b in pairs:
-        error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-7)
-        assert error < 1e-3, (jax.tree_util.keystr(path), error)
+        allowed = 1e-4 * np.linalg.norm(b) + 1e-5 * total
+        assert np.linalg.norm(a - b) < allowed, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8)])
+def test_every_device_does_its_share_only(
+    small_config: ml_collections.ConfigDict, shape: tuple[int, int]
+):
+    flops = {}
+    for mesh_shape in ((1, 1), shape):
+        small_config.mesh.data, small_config.mesh.spatial = mesh_shape
+        _, step, abstract, mesh = build(small_config)
+        batch = to_mesh(random_batch(small_config), mesh, 8)
+        flops[mesh_shape] = step.lower(abstract, batch).compile().cost_analysis()["flops"]
+    # Along `spatial` the rows at the seams are computed twice, and at this size that is not little.
+    assert flops[shape] < 0.25 * flops[1, 1]
 
 
 def test_sharded_weights_train_like_copied_ones(small_config: ml_collections.ConfigDict):

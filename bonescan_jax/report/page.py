@@ -67,7 +67,7 @@ def write_report(workdir: Path) -> dict[str, object]:
             f"<h1>Bone scan run <em>{name}</em></h1>",
             f'<p class="note">{escape(str(workdir.resolve()))}</p>',
             _run_section(config, records),
-            _scores_section(sorted((workdir / "evaluation").glob("*.json"))),
+            _scores_section([path for path in _evaluations(workdir) if path.is_file()]),
             _curves_section(records, num_torn),
             _pictures_section(sorted((workdir / "predictions").glob("*.json"))),
             f"<h2>All settings</h2><details><summary>config.json</summary>"
@@ -91,6 +91,10 @@ def write_report(workdir: Path) -> dict[str, object]:
         "workdir": str(workdir),
         "report": str(path),
     }
+
+
+def _evaluations(workdir: Path) -> list[Path]:
+    return [workdir / "evaluation" / f"{split}.json" for split in ("test", "validation", "train")]
 
 
 def _headline(evaluation: dict) -> dict[str, float | None]:
