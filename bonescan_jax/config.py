@@ -71,8 +71,8 @@ def _loss() -> ml_collections.ConfigDict:
     loss = ml_collections.ConfigDict()
     loss.cross_entropy_weight = 0.5  # as in the UNet++ paper: ½ cross-entropy + soft Dice
     loss.focal_gamma = 0.0  # 0 is plain cross-entropy; 2 is that of Lin et al., arXiv 1708.02002
-    # Of background, abnormal, normal in the cross-entropy. Heavier foreground (8 and 4, with focal
-    # 2) found more on simulated scans and invented three times as much again.
+    # Of background, abnormal, normal in the cross-entropy. Heavier foreground (8 and 4, focal 2,
+    # 0.75 hot_spot_crops) found 1.4 times the abnormal pixels of phantoms, and invented 3 times.
     loss.class_weights = (1.0, 1.0, 1.0)
     loss.overlap_weight = 1.0
     # Tversky index, arXiv 1706.05721; 0.5 and 0.5 make it the Dice coefficient.

@@ -43,7 +43,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and self.total:
             self._line()
 
     def advance(self, done: int = 1, note: str = "") -> None:
