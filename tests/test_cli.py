@@ -12,6 +12,7 @@ from tests.layout import write_layout
 
 ROOT = Path(__file__).parent.parent
 CONFIG = f"--config={ROOT / 'configs' / 'phantom.py'}"
+ONE_DEVICE = "--config.mesh.data=1"
 
 
 def call(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
@@ -50,7 +51,7 @@ def test_help_does_not_load_jax():
         (["train", "--config=nowhere.py", "--workdir=w"], "nowhere.py"),
         (["train", CONFIG, "--config.train.learning_rat=1", "--workdir=w"], "learning_rat"),
         (["train", CONFIG, "--config.train.num_steps=many", "--workdir=w"], "many"),
-        (["train", CONFIG, "--config.data.dir=nowhere", "--workdir=w"], "bonescan prepare"),
+        (["train", CONFIG, ONE_DEVICE, "--config.data.dir=no", "--workdir=w"], "bonescan prepare"),
         (["train", CONFIG, "--wrkdir=w"], "wrkdir"),
         (["train", CONFIG, "--workdir=w", "stray"], "'stray', expected flags only"),
         (["evaluate", "--workdir=nowhere"], "nowhere: holds no config.json"),

@@ -35,7 +35,7 @@ DETECTOR_GAP, TABLE_GAP = 40.0, 55.0  # mm from skin, from the back through the 
 COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
 _SLABS = 6  # depths that share one blur
-EDGE = 0.40  # a hot spot reaches to this fraction of its own peak: what a person would box
+EDGE = 0.45  # a hot spot reaches to this fraction of its own peak: what a person would box
 # What a person would see and call hot: contrast over the ordinary uptake there, signal to noise,
 # and brightness relative to bone, since a faint spot on a dim bone is no hot spot.
 MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 9.0, 1.25
