@@ -1,8 +1,9 @@
 """The quick start: simulated patients, a small UNet++ on crops, two CPU cores.
 
 Command: bash launch/local.sh
-Time: not measured yet.
-Score: not measured yet.
+Time: 8.5 minutes for the whole job on 2 CPU cores, 7 of them training (13 images/s), 2 GiB.
+Score, 40 patients it never saw, pooled Dice: abnormal 0.370 (brightness threshold 0.224), normal
+0.521 (0.372); image AUC 0.83 (95 % interval 0.74 to 0.92). Measured at commit 91b94df.
 """
 
 import ml_collections
