@@ -26,26 +26,6 @@ def binary_overlap(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.stack([np.count_nonzero(pixels, axis=(1, 2)) for pixels in pairs], axis=-1)
 
 
-def overlap_counts(
-    prediction: np.ndarray, mask: np.ndarray, num_classes: int = len(CLASSES)
-) -> np.ndarray:
-    """Count the overlap of two class masks for every foreground class.
-
-    Args:
-        prediction: (B, H, W) integers in [0, num_classes), predicted classes.
-        mask: (B, H, W) integers in [0, num_classes), true classes.
-        num_classes: number of classes with the background, which is class 0.
-
-    Returns:
-        (B, num_classes - 1, 3) int64, pixels: true positives, false positives, false negatives.
-
-    Raises:
-        ValueError: the two shapes differ.
-    """
-    classes = range(1, num_classes)
-    return np.stack([binary_overlap(prediction == c, mask == c) for c in classes], axis=1)
-
-
 def segmentation_scores(counts: np.ndarray) -> Scores:
     """Turn overlap counts into Dice = 2 TP / (2 TP + FP + FN) and IoU = TP / (TP + FP + FN).
 
@@ -58,8 +38,8 @@ def segmentation_scores(counts: np.ndarray) -> Scores:
       it was predicted. An image with nothing but a false alarm counts 0.
 
     Args:
-        counts: (num_images, num_classes - 1, 3) int64, as `overlap_counts` gives them; the
-            foreground classes in the order of `scans.CLASSES`.
+        counts: (num_images, num_classes - 1, 3) integers: true positives, false positives, false
+            negatives of each foreground class, in the order of `scans.CLASSES`.
 
     Returns:
         For every foreground class its scores by name and `images_with_class`. A ratio over

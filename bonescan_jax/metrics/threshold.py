@@ -88,7 +88,7 @@ def threshold_overlap_counts(
         thresholds: as `best_thresholds` gives them.
 
     Returns:
-        (B, num_classes - 1, 3) int64, as `segmentation.overlap_counts`.
+        (B, num_classes - 1, 3) int64, as `segmentation.segmentation_scores` takes them.
     """
     overlaps = [
         binary_overlap(detect(intensity, thresholds[name].threshold), mask == label)
