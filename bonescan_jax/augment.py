@@ -8,39 +8,43 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-# Grey levels a count, for the noise of thinned scans: the median over the chest crops of BS-80K.
-TYPICAL_GAIN = 2.0
-
 
 def normalize(image: jax.Array, reference: jax.Array) -> jax.Array:
-    """Grey values to network input: the square root of brightness relative to bone.
+    """Values to network input: the square root of brightness relative to bone.
 
     The square root gives Poisson counts the same spread at every brightness (Bartlett 1936), and
     keeps a full bladder, 30 times as bright as bone, within a few units.
 
     Args:
-        image: (B, H, W) grey values or counts.
-        reference: (B,) the same unit, brightness of bone (`scans.counts.bone_reference`).
+        image: (B, H, W, V) grey values or counts of V views.
+        reference: (B, V) the same unit, brightness of bone (`scans.counts.bone_reference`).
 
     Returns:
-        (B, H, W, 1) float32.
+        (B, H, W, V) float32.
     """
-    relative = image.astype(jnp.float32) / reference[:, None, None]
-    return jnp.sqrt(jnp.maximum(relative, 0.0))[..., None]
+    relative = image.astype(jnp.float32) / reference[:, None, None, :]
+    return jnp.sqrt(jnp.maximum(relative, 0.0))
+
+
+def denormalize(network_input: jax.Array, reference: jax.Array) -> jax.Array:
+    """The inverse of `normalize`: (B, H, W, V) network input back to values."""
+    return network_input**2 * reference[:, None, None, :]
 
 
 def augment(
     image: jax.Array,
     mask: jax.Array,
+    gain: jax.Array,
     sample: jax.Array,
     seed: int,
     settings: ml_collections.ConfigDict,
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves, thins and dims each scan of a batch at random.
+    """Moves, thins and dims each scan of a batch at random; the views of a scan alike.
 
     Args:
-        image: (B, H, W) uint8 grey values.
-        mask: (B, H, W) uint8 classes.
+        image: (B, H, W, V) uint16 grey values.
+        mask: (B, H, W, V) uint8 classes.
+        gain: (B, V) grey levels a count.
         sample: (B,) global sample indices, the source of randomness.
         seed: config.seed.
         settings: config.augment.
@@ -50,25 +54,28 @@ def augment(
     """
     keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(sample)
 
-    def one(key: jax.Array, image: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        move_key, thin_key, gain_key = jax.random.split(key, 3)
+    def one(
+        key: jax.Array, image: jax.Array, mask: jax.Array, gain: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        move_key, thin_key, gain_key, hide_key = jax.random.split(key, 4)
         image, mask = _move(move_key, image, mask, settings)
-        image = _thin(thin_key, image.astype(jnp.float32), settings.thinning)
+        image = _thin(thin_key, image.astype(jnp.float32), gain, settings.thinning)
         change = jax.random.uniform(gain_key, minval=-settings.gain, maxval=settings.gain)
-        return image * (1 + change), mask
+        shown = _shown(hide_key, image.shape[-1], settings.hidden_view)
+        return image * (1 + change) * shown, mask * shown
 
-    return jax.vmap(one)(keys, image, mask)
+    return jax.vmap(one)(keys, image, mask, gain)
 
 
 def _move(
     key: jax.Array, image: jax.Array, mask: jax.Array, settings: ml_collections.ConfigDict
 ) -> tuple[jax.Array, jax.Array]:
-    """Flips, turns, scales and shifts (H, W) image and mask alike.
+    """Flips, turns, scales and shifts (H, W, V) image and mask alike.
 
     Each target pixel takes its nearest source pixel: interpolation would smooth the Poisson noise,
     and the net would learn a noise that no scan has.
     """
-    height, width = image.shape
+    height, width, _ = image.shape
     flip, turn, scale, shift = jax.random.split(key, 4)
     angle = jnp.deg2rad(settings.rotation) * jax.random.uniform(turn, minval=-1, maxval=1)
     zoom = 1 + settings.scale * jax.random.uniform(scale, minval=-1, maxval=1)
@@ -90,14 +97,27 @@ def _reflect(position: jax.Array, size: int) -> jax.Array:
     return jnp.clip(jnp.minimum(index, 2 * (size - 1) - index), 0, size - 1)
 
 
-def _thin(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
+def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: float) -> jax.Array:
     """What a shorter acquisition would have shown: a share p of the counts, scaled back by 1/p.
 
     Keeping each of n counts with probability p leaves a binomial with variance n p (1 − p); here
-    its normal approximation, in grey values of TYPICAL_GAIN levels a count.
+    its normal approximation, in grey values of `gain` levels a count.
     """
     share_key, noise_key = jax.random.split(key)
     kept = 1 - most * jax.random.uniform(share_key)
     noise = jax.random.normal(noise_key, image.shape)
-    spread = jnp.sqrt(TYPICAL_GAIN * image * (1 - kept) / kept)
+    spread = jnp.sqrt(gain * image * (1 - kept) / kept)
     return jnp.maximum(image + spread * noise, 0.0)
+
+
+def _shown(key: jax.Array, views: int, probability: float) -> jax.Array:
+    """(V,) uint8: 0 for the one of two views that is blanked with this probability, else 1.
+
+    A scan of one view can then be read too; nothing is to be found where nothing is shown.
+    """
+    if views == 1:
+        return jnp.ones(1, jnp.uint8)
+    hide_key, which_key = jax.random.split(key)
+    hidden = jax.random.randint(which_key, (), 0, views)
+    hides = jax.random.bernoulli(hide_key, probability)
+    return 1 - (hides & (jnp.arange(views) == hidden)).astype(jnp.uint8)

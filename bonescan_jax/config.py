@@ -28,17 +28,24 @@ def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.dir = "data"  # folder that `bonescan prepare` wrote
     data.name = "bs80k"  # data set in it: bs80k or phantom
-    data.views = "both"  # anterior, posterior or both; each view is an example of its own
+    # What makes one example: an anterior or a posterior view, each of them, or both views of a
+    # patient side by side, so that the network sees a hot spot from in front and from behind.
+    data.views = "each"
     data.mask = "ellipse"  # how a box becomes a mask: box or ellipse (hot spots are round)
     data.split_seed = 0  # which patients are for training, validation and test
     data.validation_fraction = 0.1  # of the patients
     data.test_fraction = 0.2  # of the patients
+    data.num_folds = 5  # for cross-validation; `bonescan prepare` deals the patients
+    data.fold = -1  # this fold (from 0) is for testing, the others for the rest; -1: fixed splits
     data.crop_height = 1024  # pixels; 1024 is the whole scan
     data.crop_width = 256  # pixels; 256 is the whole scan
     # Most crops hold no hot spot: this share of them is laid around one on purpose ...
     data.hot_spot_crops = 0.6
     # ... and this share of those around an abnormal one, where the scan has one.
     data.abnormal_crops = 0.6
+    # Two scans of three hold nothing abnormal: this share of the examples is drawn from the others
+    # alone, and the rest from all; 0 shows every scan once an epoch.
+    data.abnormal_examples = 0.0
     data.num_workers = 0  # processes that decode; 0 decodes in threads of this one
     data.num_threads = 4  # that read and decode, in each process
     data.prefetch_batches = 4  # decoded ahead of the step
@@ -53,6 +60,7 @@ def _augment() -> ml_collections.ConfigDict:
     augment.shift = 4.0  # pixels, at most, either way
     augment.thinning = 0.5  # share of the counts taken away, at most: a shorter scan
     augment.gain = 0.15  # relative change of brightness, at most, either way
+    augment.hidden_view = 0.1  # probability of blanking one of both views, for scans of one view
     return augment
 
 
@@ -137,7 +145,7 @@ def resolve_steps(train: ml_collections.ConfigDict, name: str, examples_per_epoc
 
 
 _CHOICES = {
-    "data.views": ("anterior", "posterior", "both"),
+    "data.views": ("anterior", "posterior", "each", "both"),
     "data.mask": ("box", "ellipse"),
     "data.name": ("bs80k", "phantom"),
     "model.name": ("unetpp", "unet"),
@@ -158,6 +166,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"config: {name} is {config[section][key]!r}, expected one of {', '.join(choices)}"
             )
+    if not -1 <= config.data.fold < config.data.num_folds:
+        raise InputError(
+            f"config: data.fold is {config.data.fold}, expected -1 (the fixed splits) or a fold "
+            f"from 0 to data.num_folds - 1 = {config.data.num_folds - 1}"
+        )
     multiple = 2**config.model.levels
     for name, limit in (("crop_height", 1024), ("crop_width", 256)):
         size = config.data[name]

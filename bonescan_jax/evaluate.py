@@ -13,12 +13,24 @@ from jax.sharding import Mesh
 
 from bonescan_jax.checkpoint import restore_average
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import decode, scan_batches, scan_records
+from bonescan_jax.input_pipeline import (
+    decode,
+    example_records,
+    mirror,
+    scan_batches,
+    view_records,
+)
 from bonescan_jax.metrics.classification import roc_auc
 from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
 from bonescan_jax.metrics.segmentation import segmentation_scores
 from bonescan_jax.metrics.threshold import ThresholdBaseline, threshold_overlap_counts
-from bonescan_jax.models.build import Network, Tree, build_network, initial_weights
+from bonescan_jax.models.build import (
+    Network,
+    Tree,
+    build_network,
+    initial_weights,
+    views_per_example,
+)
 from bonescan_jax.parallel import make_mesh, replicated
 from bonescan_jax.progress import Progress
 from bonescan_jax.scans import ABNORMAL, CLASSES
@@ -171,6 +183,15 @@ def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
     return summary
 
 
+def views_of(pixels: np.ndarray) -> list[np.ndarray]:
+    """(B, V, H, W, …) of examples to (H, W, …) of each view as its camera saw it."""
+    return [
+        view if place == 0 else mirror(view)
+        for example in pixels
+        for place, view in enumerate(example)
+    ]
+
+
 class _ScanScores:
     """What is collected over the scans of a split."""
 
@@ -210,15 +231,16 @@ def _score_scans(
 ) -> _ScanScores:
     """Overlap counts of every predictor; boxes and image scores of the selected one."""
     scores, counts = _ScanScores(), []
-    total = len(scan_records(config, split))
+    total = len(example_records(config, split)) * views_per_example(config)
     with Progress(f"evaluate {split}", total) as progress:
         started, timed = None, 0
         for batch in scan_batches(config, split, mesh):
             arrays, real = batch.arrays, len(batch.records)
             probabilities = predict_step(weights, arrays["image"], arrays["reference"])
             counts.append(np.asarray(overlap_counts(probabilities, arrays["mask"]))[:, :real])
-            chosen = np.asarray(probabilities[selected])[:real]
-            for record, scan in zip(batch.records, chosen, strict=True):
+            for record, scan in zip(
+                batch.records, views_of(np.asarray(probabilities[selected]))[:real], strict=True
+            ):
                 scores.boxes.append(
                     mask_to_boxes(scan.argmax(-1), scan, min_area=config.evaluate.min_area)
                 )
@@ -238,13 +260,13 @@ def _score_scans(
 def _threshold_counts(config: ml_collections.ConfigDict, split: str) -> np.ndarray:
     """Overlap counts on a split of the threshold detector fitted to the training scans."""
     baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
-    for record in scan_records(config, "train"):
+    for record in view_records(config, "train"):
         example = decode(record, config.data.mask)
         intensity = example["image"] / example["reference"]
         baseline.accumulate(intensity[None], example["mask"][None])
     thresholds = baseline.best_thresholds()
     counts = []
-    for record in scan_records(config, split):
+    for record in view_records(config, split):
         example = decode(record, config.data.mask)
         intensity = example["image"] / example["reference"]
         counts.append(threshold_overlap_counts(intensity[None], example["mask"][None], thresholds))

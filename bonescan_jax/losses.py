@@ -22,29 +22,28 @@ def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.Confi
     an image that lacks a class would push its prediction to zero twice.
 
     Args:
-        logits: (B, H, W, K) float32.
-        mask: (B, H, W) integer classes, 0 is background.
+        logits: (…, K) float32.
+        mask: (…) integer classes, 0 is background.
         settings: config.loss.
     """
     # Classes first: K = 3 as the last axis would waste the lanes of every vector register.
-    logits_KBHW = jnp.moveaxis(logits, -1, 0)
-    log_probs_KBHW = logits_KBHW - jax.nn.logsumexp(logits_KBHW, axis=0)
-    probs_KBHW = jnp.exp(log_probs_KBHW)
-    classes = logits_KBHW.shape[0]
-    truth_KBHW = (mask == jnp.arange(classes).reshape(-1, 1, 1, 1)).astype(jnp.float32)
+    logits = jnp.moveaxis(logits, -1, 0)
+    log_probs = logits - jax.nn.logsumexp(logits, axis=0)
+    probs = jnp.exp(log_probs)
+    truth = jax.nn.one_hot(mask, len(logits), axis=0)
+    pixels = tuple(range(1, logits.ndim))
 
     loss = jnp.zeros(())
     if settings.cross_entropy_weight:
-        weights = jnp.asarray(settings.class_weights, jnp.float32).reshape(-1, 1, 1, 1)
-        surprise = -log_probs_KBHW * weights * truth_KBHW
+        weights = jnp.expand_dims(jnp.asarray(settings.class_weights, jnp.float32), pixels)
+        surprise = -log_probs * weights * truth
         if settings.focal_gamma:
-            surprise = surprise * (1 - probs_KBHW) ** settings.focal_gamma
+            surprise = surprise * (1 - probs) ** settings.focal_gamma
         loss += settings.cross_entropy_weight * surprise.sum(0).mean()
     if settings.overlap_weight:
-        pixels = (1, 2, 3)
-        true_positive = (probs_KBHW * truth_KBHW).sum(pixels)[1:]
-        false_positive = probs_KBHW.sum(pixels)[1:] - true_positive
-        false_negative = truth_KBHW.sum(pixels)[1:] - true_positive
+        true_positive = (probs * truth).sum(pixels)[1:]
+        false_positive = probs.sum(pixels)[1:] - true_positive
+        false_negative = truth.sum(pixels)[1:] - true_positive
         tversky = (true_positive + SMOOTH) / (
             true_positive
             + settings.false_positive_weight * false_positive

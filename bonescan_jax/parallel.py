@@ -58,7 +58,13 @@ def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     """Where each entry of a batch lies: samples over data, rows of pixels over spatial."""
     pixels = NamedSharding(mesh, PartitionSpec(DATA, SPATIAL))
     samples = NamedSharding(mesh, PartitionSpec(DATA))
-    return {"image": pixels, "mask": pixels, "reference": samples, "sample": samples}
+    return {
+        "image": pixels,
+        "mask": pixels,
+        "gain": samples,
+        "reference": samples,
+        "sample": samples,
+    }
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,7 @@
 """Finds hot spots on image files: a mask, an overlay and boxes with scores for each view."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import ml_collections
 import numpy as np
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor
+from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor, views_of
+from bonescan_jax.input_pipeline import mirror
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.progress import Progress
 from bonescan_jax.report.overlay import draw_overlay, save_overlay
-from bonescan_jax.scans import CLASSES
+from bonescan_jax.scans import CLASSES, HEIGHT, WIDTH
+from bonescan_jax.scans.bs80k import FOLDERS
 from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
 from bonescan_jax.scans.masks import mask_to_boxes
@@ -49,12 +53,15 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
     out.mkdir(parents=True, exist_ok=True)
     views, spots = 0, dict.fromkeys(CLASSES[1:], 0)
     with Progress("predict", len(files)) as progress:
-        for path in files:
-            for view in _read_views(path, source):
-                for box in _write_view(out, path, view, *find(view.pixels), config):
-                    spots[box["label"]] += 1
-                views += 1
-            progress.advance()
+        for paths in _group_files(files):
+            read = [(path, view) for path in paths for view in _read_views(path, source)]
+            for example in _examples(read, find.num_views):
+                findings = find({place: view.pixels for place, (_, view) in example.items()})
+                for place, (path, view) in example.items():
+                    for box in _write_view(out, path, view, *findings[place], config):
+                        spots[box["label"]] += 1
+                    views += 1
+            progress.advance(len(paths))
     return {
         "views": views,
         **{f"boxes_{name}": count for name, count in spots.items()},
@@ -69,8 +76,37 @@ def _read_views(path: Path, source: Path) -> list[FileView]:
     return [view._replace(name="-".join([*folders, view.name])) for view in read_image_file(path)]
 
 
+def _group_files(files: list[Path]) -> list[list[Path]]:
+    """Files in groups of one patient: BS-80K has the views in folders of their own."""
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        folder = path.resolve().parent
+        place = folder.parent if folder.name in FOLDERS.values() else folder / path.name
+        groups.setdefault((place, path.stem), []).append(path)
+    return list(groups.values())
+
+
+def _examples(
+    views: list[tuple[Path, FileView]], num_views: int
+) -> Iterator[dict[int, tuple[Path, FileView]]]:
+    """What the network is to see at once, by place: 0 anterior or unknown, 1 posterior.
+
+    Args:
+        views: of one patient, each with its file.
+        num_views: 1 for a network of single views; 2 for one of both, which also takes one of them.
+    """
+    if num_views == 1:
+        yield from ({0: view} for view in views)
+        return
+    places: tuple[list, list] = [], []
+    for path, view in views:
+        places[view.view == "posterior"].append((path, view))
+    for pair in itertools.zip_longest(*places):
+        yield {place: view for place, view in enumerate(pair) if view is not None}
+
+
 class _Finder:
-    """One scan to its mask and class probabilities, on one device."""
+    """Views of one patient to their masks and class probabilities, on one device."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path, predictor: str) -> None:
         config.mesh.data, config.mesh.spatial = 1, 1
@@ -80,13 +116,18 @@ class _Finder:
             network, self.weights = network.prune(self.weights, predictor)
         self.row = predictor_row(network, predictor)
         self.step = make_predict_step(network, mesh)
+        self.num_views = network.views
 
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(1024, 256) grey values or counts to classes (1024, 256) and probabilities (…, 3)."""
-        reference = np.array([bone_reference(pixels)], np.float32)
-        probabilities = jax.device_get(self.step(self.weights, pixels[None], reference))
-        scan = probabilities[self.row, 0]
-        return scan.argmax(-1).astype(np.uint8), scan
+    def __call__(self, views: dict[int, np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """By place (1024, 256) grey values or counts to classes and probabilities (…, 3)."""
+        image = np.zeros((1, HEIGHT, WIDTH, self.num_views), np.float32)
+        reference = np.ones((1, self.num_views), np.float32)
+        for place, pixels in views.items():
+            image[0, ..., place] = mirror(pixels) if place else pixels
+            reference[0, place] = bone_reference(pixels)
+        probabilities = jax.device_get(self.step(self.weights, image, reference)[self.row])
+        scans = views_of(probabilities)
+        return {place: (scans[place].argmax(-1).astype(np.uint8), scans[place]) for place in views}
 
 
 def _write_view(

@@ -11,8 +11,8 @@ from bonescan_jax import checkpoint
 from bonescan_jax.config import resolve_steps, validate
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import BEST, best_predictor, score_split
-from bonescan_jax.input_pipeline import scan_records, training_batches
-from bonescan_jax.models.build import build_network
+from bonescan_jax.input_pipeline import example_records, training_batches
+from bonescan_jax.models.build import build_network, views_per_example
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.progress import Progress
 from bonescan_jax.train_step import (
@@ -37,7 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
     # ---- What to run, on what -------------------------------------------------------------------
     validate(config)
     mesh = make_mesh(config)
-    num_examples = len(scan_records(config, "train"))
+    num_examples = len(example_records(config, "train"))
     steps = {
         name: resolve_steps(config.train, name, num_examples)
         for name in ("num", "warmup", "eval_every", "save_every")
@@ -64,7 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
     # ---- The loop -------------------------------------------------------------------------------
     batches = training_batches(config, mesh, start, steps["num"])
     log = MetricsLog(workdir, start)
-    clock = _Clock(config.train.batch_size)
+    clock = _Clock(config.train.batch_size * views_per_example(config))
     scalars: dict[str, float] = {}
     scores: dict[str, float | None] = {}
     unread = None  # metrics of the step before: read when the next is under way, so none waits
@@ -106,10 +106,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 class _Clock:
-    """Images a second while steps run, without compilation, evaluation and saving."""
+    """Images (views) a second while steps run, without compilation, evaluation and saving."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.steps, self.seconds, self.since = batch_size, 0, 0.0, None
+    def __init__(self, images: int) -> None:
+        self.images, self.steps, self.seconds, self.since = images, 0, 0.0, None
 
     def start(self) -> None:
         self.since = time.monotonic()
@@ -128,7 +128,7 @@ class _Clock:
     def images_per_second(self) -> float | None:
         """None until a second step is done."""
         seconds = self.seconds + time.monotonic() - self.since
-        return round(self.batch_size * self.steps / seconds, 3) if self.steps else None
+        return round(self.images * self.steps / seconds, 3) if self.steps else None
 
 
 def _write_metrics(log: MetricsLog, unread: tuple[int, Any], clock: _Clock) -> dict[str, float]:
@@ -167,5 +167,5 @@ def _check_position(
     if position["num_examples"] != num_examples:
         raise InputError(
             f"{config.data.dir}: the training split of {config.data.name} holds {num_examples} "
-            f"scans, expected the {position['num_examples']} that the run was started on"
+            f"examples, expected the {position['num_examples']} that the run was started on"
         )

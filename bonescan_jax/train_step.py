@@ -15,7 +15,8 @@ from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.models.build import Network, Tree, initial_weights
 from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
 
-Batch = dict[str, jax.Array]  # image, mask (B, H, W) uint8; reference (B,) f32; sample (B,) i32
+# image (B, H, W, V) uint16; mask (B, H, W, V) uint8; gain, reference (B, V) f32; sample (B,) i32
+Batch = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -129,7 +130,9 @@ def batch_gradients(
 
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
         image, mask = augment(
-            part["image"], part["mask"], part["sample"], config.seed, config.augment
+            *(part[name] for name in ("image", "mask", "gain", "sample")),
+            config.seed,
+            config.augment,
         )
         # Moved pixels come from anywhere in a scan, so the compiler gathers whole scans; without
         # this it would leave them whole, and every device along `spatial` would do all the work.
@@ -175,8 +178,8 @@ def make_predict_step(
 ) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """Jitted class probabilities of every head, and of their mean as the last predictor.
 
-    The function takes {"params", "stats"}, images (B, H, W) and references (B,), and returns
-    (predictors, B, H, W, classes) float32, predictors = heads, then their mean (the paper's
+    The function takes {"params", "stats"}, images (B, H, W, V) and references (B, V), and returns
+    (predictors, B, V, H, W, classes) float32, predictors = heads, then their mean (the paper's
     accurate mode) where there are several.
     """
 
@@ -184,7 +187,7 @@ def make_predict_step(
         logits, _ = network.apply(
             weights["params"], weights["stats"], normalize(image, reference), False
         )
-        probabilities = jax.nn.softmax(jnp.stack(logits))
+        probabilities = jnp.moveaxis(jax.nn.softmax(jnp.stack(logits)), -2, 2)
         if len(logits) == 1:
             return probabilities
         return jnp.concatenate([probabilities, probabilities.mean(0, keepdims=True)])
@@ -198,13 +201,15 @@ def overlap_counts(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
     """Pixels of each foreground class, predictor and image that were found, invented or missed.
 
     Args:
-        probabilities: (P, B, H, W, K); the most probable class is the prediction.
-        mask: (B, H, W) true classes.
+        probabilities: (P, B, V, H, W, K); the most probable class is the prediction.
+        mask: (B, H, W, V) true classes.
 
     Returns:
-        (P, B, K - 1, 3) int32 true positives, false positives, false negatives.
+        (P, B V, K - 1, 3) int32 true positives, false positives, false negatives.
     """
     prediction = probabilities.argmax(-1)
+    prediction = prediction.reshape(len(prediction), -1, *prediction.shape[-2:])
+    mask = jnp.moveaxis(mask, -1, 1).reshape(prediction.shape[1:])
     counts = []
     for label in range(1, probabilities.shape[-1]):
         found, true = prediction == label, mask == label

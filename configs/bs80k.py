@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The network of the paper on whole scans."""
     config = default_config()
     config.data.name = "bs80k"
+    config.data.views = "both"
     config.data.num_workers = 4
     config.train.batch_size = 16
     config.train.num_steps = 0

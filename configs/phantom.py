@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     """A network narrow and shallow enough for minutes on two cores, at full resolution."""
     config = default_config()
     config.data.name = "phantom"
+    config.data.views = "both"
     config.data.crop_height = 128
     config.data.crop_width = 128
     config.model.filters = (16, 32, 64, 128)

@@ -9,9 +9,11 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import (
     TrainingExample,
     decode,
+    example_records,
     scan_batches,
-    scan_records,
+    stack_views,
     training_batches,
+    view_records,
 )
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.scans import ABNORMAL
@@ -57,7 +59,7 @@ def test_an_epoch_holds_every_scan_once_in_an_order_of_its_own(
 ):
     small_config.data.crop_height, small_config.data.crop_width = 1024, 256
     small_config.train.batch_size = 12  # the training split: 6 patients, 2 views
-    originals = [decode(record, "ellipse") for record in scan_records(small_config, "train")]
+    originals = [decode(record, "ellipse") for record in view_records(small_config, "train")]
     keys = [scan["image"].tobytes() for scan in originals]
     orders = []
     for batch in batches(small_config, 0, 3):
@@ -68,14 +70,12 @@ def test_an_epoch_holds_every_scan_once_in_an_order_of_its_own(
 
 def test_crops_hold_hot_spots_as_often_as_asked(small_config: ml_collections.ConfigDict):
     data = small_config.data
-    record = next(
-        iter(record for record in scan_records(small_config, "train") if len(record["boxes"]))
-    )
+    record = next(record for record in view_records(small_config, "train") if len(record["boxes"]))
 
     def share(hot_spot_crops: float, abnormal_crops: float) -> tuple[float, float]:
         data.hot_spot_crops, data.abnormal_crops = hot_spot_crops, abnormal_crops
         crop = TrainingExample(data, seed=0)
-        masks = [crop(index, record)["mask"] for index in range(200)]
+        masks = [crop(index, [record])["mask"] for index in range(200)]
         return np.mean([mask.any() for mask in masks]), np.mean(
             [ABNORMAL in mask for mask in masks]
         )
@@ -90,19 +90,61 @@ def test_crops_hold_hot_spots_as_often_as_asked(small_config: ml_collections.Con
 
 def test_views_are_chosen(small_config: ml_collections.ConfigDict):
     found = {}
-    for views in ("anterior", "posterior", "both"):
+    for views in ("anterior", "posterior", "each", "both"):
         small_config.data.views = views
-        found[views] = [(r["patient"], r["view"]) for r in scan_records(small_config, "test")]
+        found[views] = [(r["patient"], r["view"]) for r in view_records(small_config, "test")]
     assert {view for _, view in found["anterior"]} == {0}
     assert {view for _, view in found["posterior"]} == {1}
-    assert sorted(found["anterior"] + found["posterior"]) == found["both"]
+    assert sorted(found["anterior"] + found["posterior"]) == found["each"] == found["both"]
+
+
+def test_both_views_lie_on_each_other(small_config: ml_collections.ConfigDict):
+    """The posterior view is mirrored with its mask, and a crop shows the same place in both."""
+    anterior, posterior = [decode(r, "box") for r in view_records(small_config, "train")][:2]
+    small_config.data.views = "both"
+    records = example_records(small_config, "train")[0]
+    assert [record["view"] for record in records] == [0, 1]
+    whole = stack_views([decode(record, "box") for record in records])
+    for name in ("image", "mask"):
+        np.testing.assert_array_equal(whole[name][..., 0], anterior[name])
+        np.testing.assert_array_equal(whole[name][..., 1], np.fliplr(posterior[name]))
+    small_config.data.mask = "box"
+    crop = TrainingExample(small_config.data, seed=0)
+    for index in range(5):
+        cut = crop(index, records)
+        assert cut["image"].shape == cut["mask"].shape == (64, 64, 2)
+        places = [
+            (top, left)
+            for top in range(1024 - 63)
+            for left in range(256 - 63)
+            if (whole["image"][top, left] == cut["image"][0, 0]).all()
+            and (whole["image"][top : top + 64, left : left + 64] == cut["image"]).all()
+        ]
+        assert len(places) == 1
+        ((top, left),) = places
+        window = whole["mask"][top : top + 64, left : left + 64]
+        np.testing.assert_array_equal(cut["mask"], window)
+
+
+def test_abnormal_examples_come_as_often_as_asked(small_config: ml_collections.ConfigDict):
+    """Of the training patients one holds nothing abnormal."""
+    small_config.data.crop_height, small_config.data.crop_width = 1024, 256
+    small_config.data.views = "both"
+
+    def share(asked: float) -> float:
+        small_config.data.abnormal_examples = asked
+        masks = [batch["mask"] for batch in batches(small_config, 0, 6)]
+        return np.mean([(ABNORMAL == mask).any((1, 2, 3)).mean() for mask in masks])
+
+    assert share(1.0) == 1.0
+    assert 0.7 < share(0.0) < 1.0
 
 
 def test_evaluation_sees_every_scan_once_and_whole(small_config: ml_collections.ConfigDict):
     small_config.evaluate.batch_size = 3
     seen = []
     for batch in scan_batches(small_config, "test", make_mesh(small_config)):
-        assert batch.arrays["image"].shape == (3, 1024, 256)
+        assert batch.arrays["image"].shape == (3, 1024, 256, 1)
         seen += [(record["patient"], record["view"]) for record in batch.records]
     assert len(seen) == len(set(seen)) == 4
 
@@ -110,4 +152,4 @@ def test_evaluation_sees_every_scan_once_and_whole(small_config: ml_collections.
 def test_data_that_are_not_there(small_config: ml_collections.ConfigDict):
     small_config.data.dir = "nowhere"
     with pytest.raises(InputError, match="nowhere.*bonescan prepare"):
-        scan_records(small_config, "train")
+        example_records(small_config, "train")

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+import bonescan_jax.predict
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import load_network
@@ -58,6 +59,32 @@ def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
     assert result["views"] == 6
     assert len(list((tmp_path / "out").glob("*.json"))) == 6
     assert predict(workdir, source, tmp_path / "two", "mean", 2)["views"] == 2
+
+
+def test_a_network_of_both_views_takes_them_together_or_one(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = default_config()
+    config.data.dir, config.data.name, config.data.views = str(data_dir), "phantom", "both"
+    config.data.crop_height = config.data.crop_width = 64
+    config.model.filters, config.model.levels, config.model.dtype = (4, 8, 8), 2, "float32"
+    config.train.batch_size, config.train.num_steps, config.train.warmup_steps = 8, 1, 0
+    config.evaluate.batch_size = 8
+    train(config, tmp_path / "run")
+    seen = []
+    finder = bonescan_jax.predict._Finder.__call__
+
+    def record(self: object, views: dict) -> dict:
+        seen.append(sorted(views))
+        return finder(self, views)
+
+    monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
+    source = write_layout(tmp_path / "source", (1, 2))
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 4
+    assert seen == [[0, 1], [0, 1]]
+    (source / "wholeBodyANT" / "1.jpg").unlink()
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 3
+    assert seen[2:] == [[0, 1], [1]]
 
 
 def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bonescan_jax.models.build import build_network
+from bonescan_jax.models.build import build_network, views_per_example
 from bonescan_jax.parallel import make_mesh, to_mesh
 from bonescan_jax.train_step import (
     TrainState,
@@ -25,15 +25,17 @@ MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]
 
 def random_batch(config: ml_collections.ConfigDict, first: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(first)
-    shape = (config.train.batch_size, config.data.crop_height, config.data.crop_width)
-    image = rng.poisson(20, shape).astype(np.uint8)
+    batch, views = config.train.batch_size, views_per_example(config)
+    shape = (batch, config.data.crop_height, config.data.crop_width, views)
+    image = rng.poisson(20, shape).astype(np.uint16)
     mask = np.zeros(shape, np.uint8)
     mask[:, 8:16, 8:20], mask[::2, 30:41, 5:13] = 1, 2
     return {
         "image": image + 40 * mask,
         "mask": mask,
-        "reference": np.full(shape[0], 20, np.float32),
-        "sample": np.arange(first, first + shape[0], dtype=np.int32),
+        "gain": np.full((batch, views), 2, np.float32),
+        "reference": np.full((batch, views), 20, np.float32),
+        "sample": np.arange(first, first + batch, dtype=np.int32),
     }
 
 
@@ -190,23 +192,28 @@ def test_bfloat16_stays_near_float32(small_config: ml_collections.ConfigDict):
     assert exact.step == rough.step
 
 
-def test_the_last_predictor_is_the_mean_of_the_heads(small_config: ml_collections.ConfigDict):
+@pytest.mark.parametrize(("choice", "views"), [("each", 1), ("both", 2)])
+def test_the_last_predictor_is_the_mean_of_the_heads(
+    small_config: ml_collections.ConfigDict, choice: str, views: int
+):
+    small_config.data.views = choice
     init, _, _, mesh = build(small_config)
     predict = make_predict_step(build_network(small_config), mesh)
     batch = random_batch(small_config)
     probabilities = np.asarray(predict(init().average, batch["image"], batch["reference"]))
-    assert probabilities.shape == (3, 8, 64, 64, 3)
+    assert probabilities.shape == (3, 8, views, 64, 64, 3)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(probabilities[2], probabilities[:2].mean(0), atol=1e-6)
 
 
 def test_overlap_counts_are_counted_one_by_one():
     rng = np.random.default_rng(0)
-    probabilities, mask = rng.random((2, 3, 6, 5, 3)), rng.integers(0, 3, (3, 6, 5))
+    probabilities, mask = rng.random((2, 3, 2, 6, 5, 3)), rng.integers(0, 3, (3, 6, 5, 2))
     found = overlap_counts(jnp.asarray(probabilities), jnp.asarray(mask))
-    assert found.shape == (2, 3, 2, 3)
-    for predictor, image, label in np.ndindex(2, 3, 2):
-        predicted = probabilities[predictor, image].argmax(-1) == label + 1
-        true = mask[image] == label + 1
+    assert found.shape == (2, 6, 2, 3)
+    for predictor, image, label in np.ndindex(2, 6, 2):
+        example, view = divmod(image, 2)
+        predicted = probabilities[predictor, example, view].argmax(-1) == label + 1
+        true = mask[example, ..., view] == label + 1
         expected = [(predicted & true).sum(), (predicted & ~true).sum(), (~predicted & true).sum()]
         assert found[predictor, image, label].tolist() == expected

@@ -13,7 +13,10 @@ from bonescan_jax.scans import CLASSES
 
 Tree = Any  # nested dictionaries of arrays
 
-IN_CHANNELS = 1  # each view is an image of its own
+
+def views_per_example(config: ml_collections.ConfigDict) -> int:
+    """How many views the network sees at once: channels of its input."""
+    return 2 if config.data.views == "both" else 1
 
 
 class Network(NamedTuple):
@@ -21,20 +24,22 @@ class Network(NamedTuple):
 
     graph: nnx.GraphDef
     heads: tuple[str, ...]  # head_1 …, the shallowest first
+    views: int  # channels of the input; each head has its classes for each of them
 
     def apply(
         self, params: Tree, stats: Tree, image: jax.Array, train: bool
     ) -> tuple[list[jax.Array], Tree]:
-        """Logits of every head, and the running statistics after this batch.
+        """Logits (B, H, W, V, K) of every head, and the running statistics after this batch.
 
         Args:
             params: the weights.
             stats: the running statistics of batch normalisation; empty for other norms.
-            image: (B, H, W, 1) as `augment.normalize` gives it.
+            image: (B, H, W, V) as `augment.normalize` gives it.
             train: use and track the batch's own statistics.
         """
         model = nnx.merge(self.graph, params, stats)
-        logits = model(image, train)
+        heads = model(image, train)
+        logits = [head.reshape(*head.shape[:-1], self.views, len(CLASSES)) for head in heads]
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
     def prune(self, weights: Tree, head: str) -> tuple["Network", Tree]:
@@ -42,15 +47,15 @@ class Network(NamedTuple):
         model = prune(nnx.merge(self.graph, weights["params"], weights["stats"]), int(head[5:]))
         graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
         kept = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
-        return Network(graph, (head,)), kept
+        return Network(graph, (head,), self.views), kept
 
 
 def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet:
     """The model of config.model with fresh weights."""
     settings = config.model
     shared = {
-        "in_channels": IN_CHANNELS,
-        "num_classes": len(CLASSES),
+        "in_channels": views_per_example(config),
+        "num_classes": views_per_example(config) * len(CLASSES),
         "filters": tuple(settings.filters),
         "levels": settings.levels,
         "norm": settings.norm,
@@ -68,7 +73,8 @@ def build_network(config: ml_collections.ConfigDict) -> Network:
     graph, _ = nnx.split(model)
     # A U-Net has one head; it is named like the last of a UNet++.
     columns = getattr(model, "supervised", (model.levels,))
-    return Network(graph, tuple(f"head_{column}" for column in columns))
+    heads = tuple(f"head_{column}" for column in columns)
+    return Network(graph, heads, views_per_example(config))
 
 
 def initial_weights(config: ml_collections.ConfigDict) -> tuple[Tree, Tree]:
