@@ -4,10 +4,11 @@ Every verb ends with one line of JSON on standard output; progress and logs go t
 Exit codes: 0 done, 2 bad input (one sentence says which), 1 anything else.
 """
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,25 +130,49 @@ def _predictor(values: flags.FlagValues) -> None:
 
 def _define_phantom(values: flags.FlagValues) -> None:
     _string(values, "out", None, "Folder to write; must not hold anything yet.")
+    flags.DEFINE_enum("layout", "bs80k", ["bs80k", "dicom"], "Kind of files.", flag_values=values)
     _integer(values, "patients", 200, "How many patients.", 1)
     _integer(values, "seed", 0, "Patient n of a seed is always the same.", 0)
     _integer(values, "processes", os.cpu_count() or 1, "Simulated side by side.", 1)
+    text = "Writes no files: compares the patients with what was measured on real scans."
+    flags.DEFINE_bool("validate", False, text, flag_values=values)
 
 
 def _run_phantom(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.progress import Progress
     from bonescan_jax.scans.phantom import write_bs80k
+    from bonescan_jax.scans.phantom_dicom import write_dicom
 
     _no_positionals(rest)
+    if values.validate:
+        return _validate_phantom(values)
     _required(values, "out")
+    write = write_dicom if values.layout == "dicom" else write_bs80k
     with Progress("simulate patients", values.patients) as progress:
-        return write_bs80k(
+        return write(
             Path(values.out),
             values.patients,
             values.seed,
             num_processes=values.processes,
             on_patient=lambda patient: progress.advance(),
         )
+
+
+def _validate_phantom(values: flags.FlagValues) -> dict[str, Any]:
+    from bonescan_jax.progress import Progress
+    from bonescan_jax.scans.validation import markdown, validate
+
+    if values.out:
+        raise InputError("--out: found together with --validate, which writes no files")
+    with Progress("simulate patients", values.patients) as progress:
+        rows, summary = validate(
+            values.patients,
+            values.seed,
+            num_processes=values.processes,
+            on_patient=lambda patient: progress.advance(),
+        )
+    print(markdown(rows))
+    return summary
 
 
 # ---- prepare -------------------------------------------------------------------------------------
@@ -159,12 +184,23 @@ def _define_prepare(values: flags.FlagValues) -> None:
     _string(values, "data_dir", None, "Where to put it; default: data.dir of the config.")
     _integer(values, "patients", 200, "To simulate, where data.name is phantom without source.", 3)
     _integer(values, "seed", 0, "Of the simulated patients.", 0)
+    flags.DEFINE_bool(
+        "strict", False, "Refuse what would be repaired or skipped.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "keep_known_defects",
+        False,
+        "Use the images of BS-80K too that are known to be wrong or of another kind of study.",
+        flag_values=values,
+    )
 
 
 def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
-    from bonescan_jax.datasets.bs80k import prepare
-    from bonescan_jax.datasets.phantom import prepare_phantom
+    from bonescan_jax.datasets.bs80k import BS80K, prepare
+    from bonescan_jax.datasets.phantom import Phantom, prepare_phantom
+    from bonescan_jax.datasets.regions import prepare_regions
     from bonescan_jax.progress import Progress
+    from bonescan_jax.scans.findings import Finding, print_findings
 
     _no_positionals(rest)
     data = _read_config(values).data
@@ -174,13 +210,48 @@ def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
         "name": data.name,
         "split_seed": data.split_seed,
         "split_fractions": (1 - validation - test, validation, test),
+        "num_folds": data.num_folds,
     }
-    with Progress("prepare views") as progress:
-        settings["on_scan"] = progress.advance_to
-        if values.source or data.name != "phantom":
-            _required(values, "source")
-            return prepare(Path(values.source), data_dir, **settings)
-        return prepare_phantom(data_dir, num_patients=values.patients, seed=values.seed, **settings)
+    preparing = Progress("prepare views")
+    with contextlib.ExitStack() as bars:  # one at a time
+        settings["on_file"] = bars.enter_context(Progress("check files")).advance_to
+        settings["on_scan"] = preparing.advance_to
+
+        def show_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
+            bars.close()
+            print_findings(read, findings)
+            bars.enter_context(preparing)
+
+        settings["on_checked"] = show_findings
+        if not values.source and data.name == "phantom":
+            return prepare_phantom(
+                data_dir, num_patients=values.patients, seed=values.seed, **settings
+            )
+        _required(values, "source")
+        settings["strict"] = values.strict
+        settings["keep_known_defects"] = values.keep_known_defects
+        if data.name == "regions":
+            return prepare_regions(Path(values.source), data_dir, **settings)
+        builder = Phantom if data.name == "phantom" else BS80K
+        return prepare(Path(values.source), data_dir, builder=builder, **settings)
+
+
+# ---- inspect -------------------------------------------------------------------------------------
+
+
+def _run_inspect(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.inspect import inspect_files
+
+    if not rest:
+        raise InputError("found no FILE or DIR, expected at least one; see --help")
+    result, problems = inspect_files([Path(name) for name in rest])
+    if problems:
+        print(json.dumps(result), flush=True)  # the others have been read
+        if len(problems) == 1:
+            raise InputError(problems[0])
+        count = f"{len(problems)} of {result['files']}"
+        raise InputError(f"{count} files cannot be read, see the table")
+    return result
 
 
 # ---- train ---------------------------------------------------------------------------------------
@@ -197,6 +268,17 @@ def _run_train(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     _no_positionals(rest)
     _required(values, "workdir")
     return train(_read_config(values), Path(values.workdir))
+
+
+# ---- crossvalidate -------------------------------------------------------------------------------
+
+
+def _run_crossvalidate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.crossvalidate import crossvalidate
+
+    _no_positionals(rest)
+    _required(values, "workdir")
+    return crossvalidate(_read_config(values), Path(values.workdir))
 
 
 # ---- evaluate ------------------------------------------------------------------------------------
@@ -250,22 +332,59 @@ def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     return write_report(Path(values.workdir))
 
 
+# ---- benchmark -----------------------------------------------------------------------------------
+
+
+def _define_benchmark(values: flags.FlagValues) -> None:
+    _config(values)
+    flags.DEFINE_enum("what", "input", ["input"], "What to measure.", flag_values=values)
+    flags.DEFINE_enum(
+        "peer",
+        None,
+        ["torch"],
+        "Measure PyTorch and MONAI beside it; needs the extra `peers`.",
+        flag_values=values,
+    )
+    _integer(values, "rounds", 5, "How often each is measured; the median counts.", 1)
+    _integer(values, "seconds", 4, "How long at least, each time.", 1)
+
+
+def _run_benchmark(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.benchmark import benchmark
+
+    _no_positionals(rest)
+    config = _read_config(values)
+    return benchmark(config, values.what, values.peer, values.rounds, values.seconds)
+
+
 VERBS = {
     "phantom": Verb(
-        "phantom --out=DIR --patients=N --seed=S",
-        "Simulates patients in the layout of BS-80K, with the truth beside them.\n\n"
-        "OUT gets wholeBodyANT/, wholeBodyPOST/ (JPEG), ant/, post/ (VOC XML), the label files\n"
-        "and truth/ (counts, masks, gains as .npz).",
+        "phantom --out=DIR --patients=N --seed=S [--layout=bs80k|dicom]",
+        "Simulates patients in the layout of BS-80K or as DICOM, with the truth beside them.\n\n"
+        "OUT gets wholeBodyANT/, wholeBodyPOST/ (JPEG), ant/, post/ (VOC XML) and label files, or\n"
+        "PATIENT/1.dcm (and 2.dcm where the views lie in two files) in many encodings; and truth/\n"
+        "(counts, masks, boxes, gains as .npz).\n\n"
+        "With --validate instead of --out it prints how near the patients come to real scans:\n"
+        "the table of docs/phantom.md.",
         _define_phantom,
         _run_phantom,
     ),
     "prepare": Verb(
         "prepare --config=FILE [--source=ZIP|DIR] [--data_dir=DIR]",
         "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
-        "Every defect is named before anything is written; the data set appears whole or not.\n"
+        "What is wrong is repaired or skipped, and a table says what and why; --strict refuses\n"
+        "it with a sentence each. The data set appears whole or not at all.\n"
         "Without --source, a config of the phantom simulates --patients and keeps no files.",
         _define_prepare,
         _run_prepare,
+    ),
+    "inspect": Verb(
+        "inspect FILE|DIR …",
+        "Tells what scans hold: kind, view, size, gain, overflow, counts and boxes.\n\n"
+        "One row a scan on standard error. Gains of 8-bit images are estimated, and counts with\n"
+        "them; a file that cannot be read is a row with the reason, and the exit code is 2.",
+        lambda values: None,  # no flags
+        _run_inspect,
     ),
     "train": Verb(
         "train --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
@@ -274,11 +393,20 @@ VERBS = {
         _define_train,
         _run_train,
     ),
+    "crossvalidate": Verb(
+        "crossvalidate --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
+        "Trains and tests one run a fold; scores every patient by the run that never saw it.\n\n"
+        "The runs are WORKDIR/fold_0 …; what is there is continued. data.num_folds says how many:\n"
+        "`bonescan prepare` dealt the patients.",
+        _define_train,
+        _run_crossvalidate,
+    ),
     "evaluate": Verb(
         "evaluate --workdir=DIR [--split=test]",
         "Scores a trained network on whole scans, beside a brightness threshold.\n\n"
         "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
-        "lesion sensitivity (FROC) and the image-level AUC.",
+        "lesion sensitivity (FROC) and the image-level AUC; of a network that classifies the AUC\n"
+        "and the score of every image.",
         _define_evaluate,
         _run_evaluate,
     ),
@@ -295,5 +423,14 @@ VERBS = {
         "Gathers scores, curves and pictures of a run into one page, report.html.",
         _workdir,
         _run_report,
+    ),
+    "benchmark": Verb(
+        "benchmark --config=FILE --what=input [--peer=torch] [--config.KEY=VALUE …]",
+        "Measures this program, side by side with others in the same run.\n\n"
+        "input: images a second from prepared records to batches, on one core and on all, then\n"
+        "with augmentation on the device; with --peer=torch also a PyTorch and a MONAI loader on\n"
+        "the same images. Data must be prepared. Needs a machine that does nothing else.",
+        _define_benchmark,
+        _run_benchmark,
     ),
 }

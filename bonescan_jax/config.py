@@ -3,6 +3,7 @@
 import ml_collections
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.scans.regions import REGIONS
 
 # A duration may be given in any of these; exactly one of the three is more than zero.
 DURATION_UNITS = ("steps", "epochs", "examples")
@@ -11,6 +12,9 @@ DURATION_UNITS = ("steps", "epochs", "examples")
 def default_config() -> ml_collections.ConfigDict:
     """The settings of a run, locked: an unknown name is an error and not a new setting."""
     config = ml_collections.ConfigDict()
+    # What is learned: a class for every pixel of a scan (segment), or one for a whole image from
+    # its label alone (classify), by the encoder of the same network.
+    config.task = "segment"
     config.seed = 0  # weights, order of samples, crops and augmentation all follow from it
 
     config.data = _data()
@@ -27,11 +31,14 @@ def default_config() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.dir = "data"  # folder that `bonescan prepare` wrote
-    data.name = "bs80k"  # data set in it: bs80k or phantom
+    data.name = "bs80k"  # data set in it: bs80k or phantom, or regions: images without boxes
+    data.regions = ()  # of the data set regions, such as ("chestR", "head"); () is all of them
     # What makes one example: an anterior or a posterior view, each of them, or both views of a
     # patient side by side, so that the network sees a hot spot from in front and from behind.
     data.views = "each"
-    data.mask = "ellipse"  # how a box becomes a mask: box or ellipse (hot spots are round)
+    # How a box becomes a mask: box, ellipse (hot spots are round) or otsu (what is bright in it,
+    # the recipe published with other results on BS-80K).
+    data.mask = "ellipse"
     data.split_seed = 0  # which patients are for training, validation and test
     data.validation_fraction = 0.1  # of the patients
     data.test_fraction = 0.2  # of the patients
@@ -70,6 +77,7 @@ def _model() -> ml_collections.ConfigDict:
     model.filters = (32, 64, 128, 256, 512)  # channels of each row
     model.levels = 4  # depth, L1 to L4 of the paper
     model.norm = "batch"  # none, batch, group or instance
+    model.dropout = 0.0  # share of the pooled features hidden in training (classify)
     model.deep_supervision = True  # a head and a loss on every X^{0,j} (unetpp)
     model.dtype = "bfloat16"  # of the activations: bfloat16 or float32; weights are float32
     return model
@@ -146,8 +154,8 @@ def resolve_steps(train: ml_collections.ConfigDict, name: str, examples_per_epoc
 
 _CHOICES = {
     "data.views": ("anterior", "posterior", "each", "both"),
-    "data.mask": ("box", "ellipse"),
-    "data.name": ("bs80k", "phantom"),
+    "data.mask": ("box", "ellipse", "otsu"),
+    "data.name": ("bs80k", "phantom", "regions"),
     "model.name": ("unetpp", "unet"),
     "model.norm": ("none", "batch", "group", "instance"),
     "model.dtype": ("bfloat16", "float32"),
@@ -166,6 +174,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"config: {name} is {config[section][key]!r}, expected one of {', '.join(choices)}"
             )
+    _validate_task(config)
     if not -1 <= config.data.fold < config.data.num_folds:
         raise InputError(
             f"config: data.fold is {config.data.fold}, expected -1 (the fixed splits) or a fold "
@@ -188,4 +197,23 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config: train.batch_size is {config.train.batch_size}, expected a multiple of "
             f"train.accumulate_steps={config.train.accumulate_steps}"
+        )
+
+
+def _validate_task(config: ml_collections.ConfigDict) -> None:
+    if config.task not in ("segment", "classify"):
+        raise InputError(f"config: task is {config.task!r}, expected one of segment, classify")
+    if config.data.name != "regions":
+        return
+    if config.task != "classify":
+        raise InputError("config: data.name is 'regions', which has no boxes: set task to classify")
+    if config.data.views == "both":
+        raise InputError(
+            "config: data.views is 'both', expected each, anterior or posterior for data.name "
+            "'regions', whose views do not show the same part"
+        )
+    unknown = set(config.data.regions) - set(REGIONS)
+    if unknown:
+        raise InputError(
+            f"config: data.regions holds {min(unknown)!r}, expected some of {', '.join(REGIONS)}"
         )

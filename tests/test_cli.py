@@ -90,15 +90,28 @@ def test_a_verb_ends_with_one_line_of_json(capsys: pytest.CaptureFixture, tmp_pa
     assert "prepare views: 12/12" in err
 
 
-def test_every_defect_is_named_and_nothing_written(capsys: pytest.CaptureFixture, tmp_path: Path):
+def test_strict_names_all_defects_and_writes_nothing(capsys: pytest.CaptureFixture, tmp_path: Path):
     source = write_layout(tmp_path / "source", tuple(range(1, 7)))
     image = source / "wholeBodyANT" / "1.jpg"
     image.write_bytes(image.read_bytes()[:5000])
     xml = source / "wholeBodyPOST" / "post" / "3.xml"
     xml.write_text(xml.read_text().replace("Abnormal", "Weird"))
     arguments = ["prepare", CONFIG, f"--source={source}", f"--data_dir={tmp_path / 'data'}"]
-    code, out, err = call(capsys, *arguments)
+    code, out, err = call(capsys, *arguments, "--strict")
     assert (code, out) == (2, "")
     assert "wholeBodyANT/1.jpg" in err
     assert "wholeBodyPOST/post/3.xml" in err
     assert not (tmp_path / "data").exists()
+
+
+def test_a_table_and_the_json_say_what_was_left_out(capsys: pytest.CaptureFixture, tmp_path: Path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 7)))
+    (source / "wholeBodyANT" / "1.jpg").write_bytes(b"")
+    arguments = ["prepare", CONFIG, f"--source={source}", f"--data_dir={tmp_path / 'data'}"]
+    code, out, err = call(capsys, *arguments)
+    summary = json.loads(out)
+    assert (code, summary["patients"], summary["patients_found"]) == (0, 5, 6)
+    assert summary["skipped"] == {"image that cannot be decoded": 1}
+    (row,) = [line for line in err.splitlines() if "cannot be decoded" in line]
+    assert "skipped" in row
+    assert "wholeBodyANT/1.jpg: is no JPEG" in row

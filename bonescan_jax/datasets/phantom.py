@@ -10,11 +10,11 @@ from bonescan_jax.scans.phantom import write_bs80k
 
 
 class Phantom(BS80K):
-    """The same records from simulated scans, in which no patient comes twice."""
+    """The same records from simulated scans, in which nothing is wrong with any patient."""
 
     DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
     CITATION = ""
-    DUPLICATES = ()
+    DUPLICATES = FOREIGN = UNUSUAL = ()
 
     name = "phantom"
 
@@ -25,11 +25,9 @@ def prepare_phantom(
     name: str,
     num_patients: int,
     seed: int,
-    split_seed: int,
-    split_fractions: tuple[float, float, float],
     num_processes: int | None = None,
     on_patient: Callable[[int], None] | None = None,
-    on_scan: Callable[[int, int], None] | None = None,
+    **settings: Any,  # noqa: ANN401 - handed on as they are
 ) -> dict[str, Any]:
     """Simulates patients into a temporary folder and prepares them as <data_dir>/<name>.
 
@@ -38,11 +36,9 @@ def prepare_phantom(
         name: of the data set.
         num_patients: how many to simulate, two views each.
         seed: of the simulation.
-        split_seed: of the split.
-        split_fractions: of train, validation and test.
         num_processes: see `bonescan_jax.scans.phantom.write_bs80k`.
         on_patient: see there.
-        on_scan: see `bonescan_jax.datasets.bs80k.prepare`.
+        **settings: what else `bonescan_jax.datasets.bs80k.prepare` takes.
 
     Returns:
         What `bonescan_jax.datasets.bs80k.prepare` returns.
@@ -53,12 +49,4 @@ def prepare_phantom(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / name
         write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
-        return prepare(
-            source,
-            data_dir,
-            name=name,
-            split_seed=split_seed,
-            split_fractions=split_fractions,
-            on_scan=on_scan,
-            builder=Phantom,
-        )
+        return prepare(source, data_dir, name=name, builder=Phantom, **settings)

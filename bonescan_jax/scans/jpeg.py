@@ -9,6 +9,12 @@ import tensorstore as ts
 # SOF0 … SOF15 without the three codes in that range that are no frame headers (DHT, JPG, DAC).
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
+# Markers without a length after them: TEM and RST0 … RST7.
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
+# Every scan goes over the whole image again: a progressive file needs some ten of them, a small
+# malicious one could ask for thousands.
+_MAX_SCANS = 64
+MAX_PIXELS = 1 << 24  # a header may ask for 65535x65535; no bone scan is near this
 
 
 class JPEGHeader(NamedTuple):
@@ -43,6 +49,8 @@ def read_jpeg_header(data: bytes) -> JPEGHeader:
             break
         if marker == 0xFF:  # padding before a marker
             position += 1
+        elif marker in _BARE_MARKERS:
+            position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ValueError("is a JPEG file without a frame header, expected a whole JPEG")
@@ -59,13 +67,19 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
     Raises:
         ValueError: what is wrong, to be written after the file's name: not a JPEG, another number
-          of components or bits, truncated or damaged.
+          of components or bits, too large to decode, truncated or damaged.
     """
     header = read_jpeg_header(data)
     if header.components != 1:
         raise ValueError(f"has {header.components} colour components, expected 1 (grey)")
     if header.precision != 8:
         raise ValueError(f"has {header.precision} bits per pixel, expected 8")
+    if header.height * header.width > MAX_PIXELS:
+        raise ValueError(
+            f"size is {header.width}x{header.height}, expected at most {MAX_PIXELS} pixels"
+        )
+    if (scans := data.count(bytes([0xFF, _START_OF_SCAN]))) > _MAX_SCANS:
+        raise ValueError(f"has {scans} scans, expected at most {_MAX_SCANS}")
     context = ts.Context()  # its own memory, so that threads never meet
     memory = ts.KvStore.open("memory://", context=context).result()
     memory["jpeg"] = data

@@ -63,6 +63,72 @@ def split_patients(
     return {split: tuple(sorted(splits[split])) for split in SPLITS}
 
 
+def folds(
+    patients: Iterable[int], k: int, seed: int, *, duplicates: Sequence[Sequence[int]] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """Deals patients into k folds for cross-validation, equal in size as far as groups allow.
+
+    Groups of ids are dealt like cards in the order of `split_patients`, those of several ids first.
+
+    Args:
+        patients: ids, each once.
+        k: how many folds.
+        seed: another seed, other folds.
+        duplicates: as in `split_patients`; such ids are in one fold.
+
+    Returns:
+        The sorted ids of each fold; every patient is in exactly one.
+
+    Raises:
+        InputError: fewer than two folds, or fewer than two groups of patients for each.
+    """
+    groups = _group(sorted(patients), duplicates)
+    if k < 2 or len(groups) < 2 * k:
+        raise InputError(
+            f"folds: found {k} for {len(groups)} patients, expected at least 2 and at least "
+            "two patients for each."
+        )
+    groups.sort(key=lambda group: (-len(group), _digest(seed, group)))
+    return tuple(
+        tuple(sorted(patient for group in groups[fold::k] for patient in group))
+        for fold in range(k)
+    )
+
+
+def fold_splits(
+    folded: Sequence[Sequence[int]],
+    fold: int,
+    seed: int,
+    validation_fraction: float,
+    *,
+    duplicates: Sequence[Sequence[int]] = (),
+) -> dict[str, tuple[int, ...]]:
+    """The splits of one fold: it is the test split, validation is taken from the other folds.
+
+    Args:
+        folded: what `folds` gave.
+        fold: from 0.
+        seed: the one of `folds`.
+        validation_fraction: of all patients; what is left is for training.
+        duplicates: as in `split_patients`; validation takes such ids last.
+
+    Returns:
+        The sorted ids of each of `SPLITS`, none empty.
+    """
+    rest = sorted(patient for number, ids in enumerate(folded) if number != fold for patient in ids)
+    groups = _group(rest, duplicates)
+    groups.sort(key=lambda group: (len(group), _digest(seed, group)))
+    wanted = max(1, round(validation_fraction * (len(rest) + len(folded[fold]))))
+    validation: list[int] = []
+    while len(validation) < wanted and len(groups) > 1:
+        validation += groups.pop(0)
+    return {
+        "train": tuple(sorted(set(rest) - set(validation))),
+        "validation": tuple(sorted(validation)),
+        "test": tuple(sorted(folded[fold])),
+    }
+
+
 def _group(patients: list[int], duplicates: Sequence[Sequence[int]]) -> list[list[int]]:
     """One list for each person, its ids sorted."""
     group_of = {patient: tuple(sorted(group)) for group in duplicates for patient in group}

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from bonescan_jax.datasets.bs80k import open_split, prepare
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
 from bonescan_jax.scans.bs80k import open_bs80k
+from bonescan_jax.scans.overflow import find_overflow
 from bonescan_jax.scans.splits import SPLITS
 from tests.layout import PATIENTS, voc, write_layout, zip_layout
 
@@ -34,7 +36,14 @@ def test_records_are_the_scans_of_the_source(layout, tmp_path):
         "already_prepared": False,
         "patients": 5,
         "views": 10,
+        "patients_found": 5,
+        "patients_skipped": 0,
         "splits": {"train": 3, "validation": 1, "test": 1},
+        "repaired": {},
+        "skipped": {},
+        "excluded": {},
+        "noted": {},
+        "ignored": {},
     }
     scans = {(scan.patient, scan.view): scan for scan in open_bs80k(layout)}
     patients = json.loads((data_dir / "small-1" / "splits.json").read_text())["splits"]
@@ -50,6 +59,10 @@ def test_records_are_the_scans_of_the_source(layout, tmp_path):
             assert record["boxes"].shape == (len(scan.boxes), 5)
             assert [tuple(box) for box in record["boxes"].tolist()] == list(scan.boxes)
             assert record["abnormal"] == scan.abnormal
+            found = find_overflow(scan.image)
+            assert record["overflow"].dtype == np.int32
+            for field, value in found.fields().items():
+                np.testing.assert_array_equal(record[field], value)
     assert not scans
 
 
@@ -78,13 +91,126 @@ def test_records_can_be_pickled_and_read_by_threads(layout, tmp_path):
     assert read == [expected[index] for index in order]
 
 
-def test_a_broken_source_leaves_nothing(layout, tmp_path):
+def test_a_broken_source_leaves_nothing_if_strict(layout, tmp_path):
     (layout / "wholeBodyANT/ant/3.xml").write_text(voc()[:-5])
     (layout / "wholeBodyPOST/3.jpg").write_bytes(b"")
     with pytest.raises(InputError) as error:
-        prepare(layout, tmp_path / "data", **SETTINGS)
+        prepare(layout, tmp_path / "data", **SETTINGS, strict=True)
     assert str(error.value).count("\n") == 2
     assert not (tmp_path / "data").exists()
+
+
+def test_what_is_left_of_a_broken_source_is_whole(layout, tmp_path):
+    (layout / "wholeBodyANT/ant/3.xml").write_text(voc()[:-5])
+    (layout / "wholeBodyPOST/wholeBodyPOST.txt").write_text("1.jpg 1\n2.jpg 0\n3.jpg 1\n")
+    told = []
+    summary = prepare(layout, tmp_path, **SETTINGS, on_checked=lambda *all: told.append(all))
+    assert (summary["patients_found"], summary["patients"], summary["views"]) == (5, 4, 8)
+    assert summary["skipped"] == {"annotation cannot be read": 1}
+    assert summary["repaired"] == {"label missing, taken from the boxes": 2}
+    ((read, findings),) = told
+    assert read == {"patients_found": 5, "patients_skipped": 1, "patients": 4, "views": 8}
+    settings = json.loads((tmp_path / "small-1" / "splits.json").read_text())
+    assert settings["findings"] == [list(finding) for finding in findings]
+    records = [record for split in SPLITS for record in open_split(tmp_path, "small-1", split)]
+    assert sorted({record["patient"] for record in records}) == [1, 2, 10, 11]
+    assert [record["abnormal"] for record in records if record["patient"] == 10] == [1, 1]
+
+
+def test_known_defects_of_bs80k_are_left_out_or_noted(tmp_path):
+    source = write_layout(tmp_path / "source", (1, 3, 312, 570, 722, 779, 1240, 1654))
+    summary = prepare(source, tmp_path / "left_out", **SETTINGS)
+    assert summary["excluded"] == {"looks like another kind of study": 3}
+    assert sum(summary["noted"].values()) == 2
+    records = [r for s in SPLITS for r in open_split(tmp_path / "left_out", "small-1", s)]
+    assert {record["patient"] for record in records} == {1, 3, 312, 570, 1240}
+
+    kept = prepare(source, tmp_path / "kept", **SETTINGS, keep_known_defects=True)
+    assert (kept["patients"], kept["excluded"]) == (8, {})
+    assert sum(kept["noted"].values()) == 5
+    with pytest.raises(InputError, match="prepared with keep_known_defects True, expected False"):
+        prepare(source, tmp_path / "kept", **SETTINGS)
+
+    simulated = prepare(source, tmp_path / "phantom", **SETTINGS, builder=phantom.Phantom)
+    assert (simulated["patients"], simulated["noted"]) == (8, {})
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(layout, tmp_path):
+    program = (
+        "import pathlib, resource, sys\n"
+        "from bonescan_jax.datasets.bs80k import prepare\n"
+        "source, data_dir = map(pathlib.Path, sys.argv[1:])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        f"prepare(source, data_dir, **{SETTINGS!r})\n"
+    )
+    command = [sys.executable, "-c", program, str(layout), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "InputError: " in last
+    assert f"{tmp_path / 'data' / 'small-1'}: the data set cannot be written" in last
+    assert "File too large" in last
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_place_that_may_not_be_written_is_one_sentence(layout, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"small-1: the data set cannot be written \(.*exists\)"):
+        prepare(layout, tmp_path / "file", **SETTINGS)
+
+
+def test_an_image_that_is_gone_after_the_check_is_one_sentence(layout, tmp_path):
+    with pytest.raises(InputError) as error:
+        prepare(
+            layout,
+            tmp_path / "data",
+            **SETTINGS,
+            on_checked=lambda read, findings: (layout / "wholeBodyPOST/3.jpg").unlink(),
+        )
+    assert str(error.value) == (
+        "wholeBodyPOST/3.jpg: cannot be read (No such file or directory), "
+        "though it could be before."
+    )
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_killed_in_the_middle_it_is_not_taken_for_complete(layout, tmp_path):
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from bonescan_jax.datasets.bs80k import prepare\n"
+        "source, data_dir = map(pathlib.Path, sys.argv[1:])\n"
+        "die = lambda done, total: done == 9 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"prepare(source, data_dir, **{SETTINGS!r}, on_scan=die)\n"
+    )
+    command = [sys.executable, "-c", program, str(layout), str(tmp_path / "data")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert list((tmp_path / "data").iterdir())  # a hidden folder
+    with pytest.raises(InputError, match="holds no prepared data set"):
+        open_split(tmp_path / "data", "small-1", "train")
+    assert not prepare(layout, tmp_path / "data", **SETTINGS)["already_prepared"]
+    assert len(open_split(tmp_path / "data", "small-1", "train")) == 6
+
+
+def test_folds_are_chosen_when_reading(tmp_path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 11)))
+    prepare(source, tmp_path / "data", **SETTINGS, num_folds=3)
+    scans = {(scan.patient, scan.view): scan.image for scan in open_bs80k(source)}
+    tested = []
+    for fold in range(3):
+        seen = {}
+        for split in SPLITS:
+            records = open_split(tmp_path / "data", "small-1", split, fold)
+            copy = pickle.loads(pickle.dumps(records))
+            keys = [(copy[i]["patient"], VIEWS[copy[i]["view"]]) for i in range(len(copy))]
+            assert keys == sorted(keys)  # patient, anterior before posterior
+            assert [record["image"] for record in records] == [scans[key] for key in keys]
+            seen[split] = set(keys)
+        assert sorted(key for keys in seen.values() for key in keys) == sorted(scans)
+        assert len(seen["validation"]) == 4  # 0.2 of 10 patients
+        tested += seen["test"]
+    assert sorted(tested) == sorted(scans)
+    for wrong in (3, -2):
+        with pytest.raises(InputError, match=f"has no fold {wrong}, expected -1 .* its 3 folds"):
+            open_split(tmp_path / "data", "small-1", "test", wrong)
 
 
 def test_an_interrupted_preparation_leaves_nothing(layout, tmp_path):

@@ -1,4 +1,10 @@
-"""BS-80K's layout: folder and zip file, and every defect named."""
+"""BS-80K's layout: folder and zip file, and every defect named, repaired or skipped."""
+
+import errno
+import os
+import struct
+import tracemalloc
+import zipfile
 
 import cv2
 import numpy as np
@@ -7,6 +13,7 @@ import pytest
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH, Box
 from bonescan_jax.scans.bs80k import open_bs80k
+from bonescan_jax.scans.findings import count_findings
 from tests.layout import BOXES, PATIENTS, jpeg, voc, write_layout, zip_layout
 
 ENTITY_BOMB = (
@@ -21,7 +28,7 @@ def layout(tmp_path):
 
 def defects_of(source) -> list[str]:
     with pytest.raises(InputError) as error:
-        open_bs80k(source)
+        open_bs80k(source, strict=True)
     return str(error.value).splitlines()
 
 
@@ -75,49 +82,275 @@ def good_jpeg(**size) -> bytes:
     return jpeg(np.random.default_rng(1), **size)
 
 
-XML = "wholeBodyPOST/post/3.xml"
+def png() -> bytes:
+    return cv2.imencode(".png", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes()
+
+
+def declare_size(data: bytes, height: int, width: int) -> bytes:
+    """Changes the size in the header only."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def with_scans(data: bytes, number: int) -> bytes:
+    """More scans after the first; each would go over the whole image again."""
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    return data[:-2] + scan * number + b"\xff\xd9"
+
+
+ANT, POST, XML = "wholeBodyANT/3.jpg", "wholeBodyPOST/3.jpg", "wholeBodyPOST/post/3.xml"
+LABELS = "wholeBodyANT/wholeBodyANT.txt"
+DECODE, UNREADABLE = "image that cannot be decoded", "annotation cannot be read"
+TRUNCATED = "truncated or damaged"
+ALL, WITHOUT_3 = PATIENTS, tuple(patient for patient in PATIENTS if patient != 3)
+
+
+def label_lines(**changed: str) -> str:
+    """Correct lines of the anterior views, those of patients p1, p2, … changed."""
+    lines = {f"p{patient}": f"{patient}.jpg\t{int(patient != 2)}\n" for patient in PATIENTS}
+    return "".join((lines | changed).values())
+
+
+def one_box(*sides: object) -> str:
+    return voc(((*sides, ABNORMAL),))
+
+
+# What is wrong: file, content, part of the sentence, what it is counted as, who is left.
 BROKEN_FILES = {
-    "truncated image": ("wholeBodyANT/3.jpg", good_jpeg()[:-500], "truncated or damaged"),
-    "truncated image, closed": (
-        "wholeBodyANT/3.jpg",
-        good_jpeg()[:-500] + b"\xff\xd9",
-        "truncated or damaged",
-    ),
-    "empty image": ("wholeBodyANT/3.jpg", b"", "is no JPEG"),
-    "colour image": ("wholeBodyPOST/3.jpg", rgb_jpeg(), "has 3 colour components, expected 1"),
-    "small image": (
-        "wholeBodyANT/3.jpg",
+    "truncated": (ANT, good_jpeg()[:-500], TRUNCATED, DECODE, WITHOUT_3),
+    "truncated, closed": (ANT, good_jpeg()[:-500] + b"\xff\xd9", TRUNCATED, DECODE, WITHOUT_3),
+    "empty image": (ANT, b"", "is no JPEG", DECODE, WITHOUT_3),
+    "PNG named JPEG": (ANT, png(), "is no JPEG", DECODE, WITHOUT_3),
+    "colours": (POST, rgb_jpeg(), "has 3 colour comp", "image with colours", WITHOUT_3),
+    "small": (
+        ANT,
         good_jpeg(height=512),
         "size is 256x512, expected 256x1024",
+        "image of another size",
+        WITHOUT_3,
     ),
-    "name of an image": ("wholeBodyANT/three.jpg", good_jpeg(), "name is no patient number"),
-    "one view only": ("wholeBodyANT/4.jpg", good_jpeg(), "has no posterior view"),
-    "unknown class": (XML, voc().replace(">Abnormal<", ">abnormal<"), "name is 'abnormal'"),
-    "box outside": (XML, voc(((0, 0, 257, 9, ABNORMAL),)), "xmax 257, ymax 9, expected 0 <="),
-    "reversed box": (XML, voc(((9, 0, 3, 9, ABNORMAL),)), "xmin 9, ymin 0, xmax 3"),
-    "box in fractions": (XML, voc(((0.5, 0, 3, 9, ABNORMAL),)), "four whole numbers"),
-    "size in XML": (XML, voc().replace(">1024<", ">512<"), "size/height is '512', expected 1024"),
-    "entity bomb": (XML, ENTITY_BOMB, "declares XML entities"),
-    "malformed XML": (XML, voc()[:-5], "is no well-formed XML"),
-    "encoding of XML": (
+    "absurd size": (
+        ANT,
+        declare_size(good_jpeg(), 0xFFFF, 0xFFFF),
+        "size is 65535x65535",
+        "image of another size",
+        WITHOUT_3,
+    ),
+    "many scans": (ANT, with_scans(good_jpeg(), 1000), "has 1001 scans", DECODE, WITHOUT_3),
+    "no number": (
+        "wholeBodyANT/three.jpg",
+        good_jpeg(),
+        "name is no patient number",
+        "name that is no patient number",
+        ALL,
+    ),
+    "zeros": (
+        "wholeBodyANT/003.jpg",
+        good_jpeg(),
+        "expected 3.jpg",
+        "id with leading zeros",
+        WITHOUT_3,
+    ),
+    "two annotations": (
+        "wholeBodyPOST/post/03.xml",
+        voc(),
+        "is one of several files of patient 3",
+        "two files of one id",
+        WITHOUT_3,
+    ),
+    "one view only": (
+        "wholeBodyANT/4.jpg",
+        good_jpeg(),
+        "has no posterior view",
+        "view without the other one",
+        ALL,
+    ),
+    "unknown class": (
+        XML,
+        voc().replace(">Abnormal<", ">abnormal<"),
+        "name is 'abnormal'",
+        UNREADABLE,
+        WITHOUT_3,
+    ),
+    "partly outside": (
+        XML,
+        one_box(3, 0, 257, 9),
+        "xmax 257, ymax 9, expected",
+        "box partly outside of the image",
+        ALL,
+    ),
+    "huge box": (
+        XML,
+        one_box(3, "-" + "9" * 5000, "9" * 5000, 9),
+        "expected whole numbers",
+        "box partly outside of the image",
+        ALL,
+    ),
+    "outside": (
+        XML,
+        one_box(300, 0, 310, 9),
+        "xmin 300",
+        "box without a pixel of the image",
+        ALL,
+    ),
+    "empty box": (XML, one_box(9, 0, 9, 9), "xmin 9", "box without a pixel of the image", ALL),
+    "reversed box": (
+        XML,
+        one_box(9, 0, 3, 9),
+        "xmin 9, ymin 0, xmax 3",
+        "box with sides in reversed order",
+        ALL,
+    ),
+    "fractions": (
+        XML,
+        one_box(0.5, 0, 3, 9),
+        "expected whole numbers",
+        "box in fractions of a pixel",
+        ALL,
+    ),
+    "NaN": (XML, one_box("nan", 0, 3, 9), "expected four numbers", UNREADABLE, WITHOUT_3),
+    "size in XML": (
+        XML,
+        voc().replace(">1024<", ">512<"),
+        "size/height is '512', expected 1024",
+        UNREADABLE,
+        WITHOUT_3,
+    ),
+    "entities": (XML, ENTITY_BOMB, "declares XML entities", UNREADABLE, WITHOUT_3),
+    "malformed": (XML, voc()[:-5], "is no well-formed XML", UNREADABLE, WITHOUT_3),
+    "nested": (XML, "<a>" * 1000 + "</a>" * 1000, "nested deeper", UNREADABLE, WITHOUT_3),
+    "huge XML": (
+        XML,
+        voc() + " " * (1 << 20),
+        "holds more than 1048576 bytes",
+        "file that cannot be read",
+        WITHOUT_3,
+    ),
+    "encoding": (
         XML,
         '<?xml version="1.0" encoding="no"?>' + voc(),
         "is no well-formed XML",
+        UNREADABLE,
+        WITHOUT_3,
     ),
-    "other XML": (XML, "<html/>", "root is <html>, expected <annotation>"),
-    "XML without image": ("wholeBodyANT/ant/99.xml", voc(), "expected wholeBodyANT/99.jpg"),
-    "label": ("wholeBodyANT/wholeBodyANT.txt", "1.jpg 2\n", "line 1 is '1.jpg 2', expected"),
-    "label twice": ("wholeBodyANT/wholeBodyANT.txt", "1.jpg 1\n1.jpg 1\n", "1.jpg again"),
+    "other XML": (XML, "<html/>", "root is 'html', expected", UNREADABLE, WITHOUT_3),
+    "XML without image": (
+        "wholeBodyANT/ant/99.xml",
+        voc(),
+        "expected wholeBodyANT/99.jpg",
+        "XML without an image",
+        ALL,
+    ),
+    "wrong line": (
+        LABELS,
+        label_lines(p1="1.jpg 2\n"),
+        "line 1 is '1.jpg 2', expected",
+        "wrong line of a label file",
+        ALL,
+    ),
+    "label twice": (LABELS, label_lines() + "1.jpg 1\n", "1.jpg again", "label given twice", ALL),
+    "label without image": (
+        LABELS,
+        label_lines() + "77.jpg 0\n",
+        "77.jpg has no image",
+        "label without an image",
+        ALL,
+    ),
+    "label missing": (
+        LABELS,
+        label_lines(p3=""),
+        "3.jpg has no line",
+        "label missing, taken from the boxes",
+        ALL,
+    ),
+    "label against boxes": (
+        LABELS,
+        label_lines(p3="3.jpg 0\n"),
+        "3.jpg is 0, expected 1 by its boxes",
+        "label against the boxes, taken from the boxes",
+        ALL,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN_FILES)
-def test_each_broken_file_is_named_in_one_sentence(layout, case):
-    path, content, message = BROKEN_FILES[case]
+def test_each_broken_file_is_named_counted_and_repaired_or_skipped(layout, case):
+    path, content, message, reason, patients = BROKEN_FILES[case]
     (layout / path).write_bytes(content if isinstance(content, bytes) else content.encode())
     named = [line for line in defects_of(layout) if line.startswith(f"{path}: ")]
     assert any(message in line for line in named)
     assert all(line.endswith(".") for line in named)
+
+    source = open_bs80k(layout)
+    assert source.patients == patients
+    counts = count_findings(source.findings)
+    assert (counts["repaired"] | counts["skipped"])[reason] == 1
+    for scan in source:  # whoever is left is whole, and the label follows the boxes
+        assert (scan.image[:2], scan.image[-2:]) == (b"\xff\xd8", b"\xff\xd9")
+        assert all(0 <= x < X <= WIDTH and 0 <= y < Y <= HEIGHT for x, y, X, Y, _ in scan.boxes)
+        assert scan.abnormal == any(box.label == ABNORMAL for box in scan.boxes)
+
+
+@pytest.mark.parametrize(
+    ("sides", "repaired"),
+    [
+        ((9, 20, 3, 10), [(3, 10, 9, 20)]),
+        ((-5, 1000, 10, 1030), [(0, 1000, 10, 1024)]),
+        ((0.5, 2, 3.2, 9), [(0, 2, 4, 9)]),
+        ((300, 20, 250, 10), [(250, 10, 256, 20)]),
+        ((256, 0, 300, 9), []),
+        ((5, 5, 5, 9), []),
+    ],
+)
+def test_a_box_is_repaired_to_what_it_covers(layout, sides, repaired):
+    (layout / XML).write_text(one_box(*sides))
+    _, posterior = open_bs80k(layout).read_patient(3)
+    assert posterior.boxes == tuple(Box(*box, ABNORMAL) for box in repaired)
+
+
+def test_an_abnormal_view_that_lost_its_annotation_is_not_called_free_of_hot_spots(layout):
+    (layout / XML).unlink()
+    source = open_bs80k(layout)
+    assert source.patients == WITHOUT_3
+    assert count_findings(source.findings)["skipped"] == {"abnormal without XML": 1}
+
+
+def test_without_label_and_annotation_nothing_is_known(layout):
+    (layout / LABELS).write_text(label_lines(p2=""))
+    source = open_bs80k(layout)
+    assert 2 not in source.patients
+    assert count_findings(source.findings)["skipped"] == {"neither XML nor label": 1}
+
+
+def test_unknown_files_are_ignored_and_counted(layout):
+    fingerprint = open_bs80k(layout).fingerprint
+    names = [b"Thumbs.db", b".DS_Store", b"3.JPG", b"\xff\n\x1b[31m.jpg~"]
+    for name in names:
+        (layout / "wholeBodyANT" / os.fsdecode(name)).write_bytes(b"?")
+    source = open_bs80k(layout, strict=True)
+    assert count_findings(source.findings)["ignored"] == {"unknown file": len(names)}
+    sentences = "".join(finding.sentence for finding in source.findings)
+    assert sentences.isprintable()
+    assert r"\udcff\n\x1b[31m.jpg~" in sentences
+    assert source.fingerprint == fingerprint
+
+
+def test_ids_too_long_for_a_record_are_no_ids(layout):
+    name = f"{10**9}.jpg"
+    (layout / "wholeBodyANT" / name).write_bytes(good_jpeg())
+    (sentence, _) = defects_of(layout)
+    assert sentence.startswith(f"wholeBodyANT/{name}: name is no patient number")
+
+
+def test_more_than_half_skipped_is_one_sentence(layout):
+    for patient in (1, 2, 3):
+        (layout / f"wholeBodyANT/{patient}.jpg").write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        open_bs80k(layout)
+    assert str(error.value) == (
+        f"{layout}: 3 of 5 patients would be skipped (3 x {DECODE}), expected at most half; "
+        "--strict names every defect."
+    )
 
 
 def test_all_defects_are_named_and_counted(layout):
@@ -128,33 +361,68 @@ def test_all_defects_are_named_and_counted(layout):
     assert [line.split(":")[0] for line in lines[:-1]] == [
         "wholeBodyANT/1.jpg",
         "wholeBodyANT/ant/3.xml",
-        "wholeBodyANT/ant/3.xml",
         "wholeBodyPOST/10.jpg",
     ]
-    assert lines[-1] == f"{layout}: 4 defects, expected none."
-
-
-def test_labels_and_images_must_match(layout):
-    labels = layout / "wholeBodyANT/wholeBodyANT.txt"
-    labels.write_text(labels.read_text().replace("3.jpg\t1\n", "77.jpg 0\n"))
-    missing_line, missing_image, _ = defects_of(layout)
-    assert "3.jpg has no line" in missing_line
-    assert "77.jpg has no image" in missing_image
+    assert lines[-1] == f"{layout}: 3 defects, expected none."
 
 
 def test_labels_may_be_separated_by_any_white_space(layout):
-    labels = layout / "wholeBodyANT/wholeBodyANT.txt"
+    labels = layout / LABELS
     labels.write_text(labels.read_text().replace("\t", "    ").replace("\n", "\r\n"))
-    assert open_bs80k(layout).read_patient(1)[0].abnormal
+    assert not open_bs80k(layout, strict=True).findings
 
 
-def test_missing_label_files_and_xml_folders_are_one_sentence(layout):
-    (layout / "wholeBodyANT/wholeBodyANT.txt").unlink()
+def test_a_missing_label_file_is_made_up_for_by_the_annotations(layout):
+    (layout / LABELS).unlink()
+    source = open_bs80k(layout)
+    assert source.patients == tuple(patient for patient in PATIENTS if patient != 2)
+    assert count_findings(source.findings)["repaired"] == {"label file missing": 1}
+
+
+def test_a_folder_of_annotations_that_is_lost_is_refused(layout):
     for file in (layout / "wholeBodyPOST/post").iterdir():
         file.unlink()
-    no_labels, no_xml, _ = defects_of(layout)
-    assert no_labels.startswith("wholeBodyANT/wholeBodyANT.txt: is missing")
-    assert no_xml.startswith("wholeBodyPOST/post: holds no XML file")
+    with pytest.raises(InputError, match="wholeBodyPOST/post: holds no XML file though"):
+        open_bs80k(layout)
+
+
+def test_links_in_a_loop_and_files_that_may_not_be_read(layout):
+    (layout / "wholeBodyANT" / "again").symlink_to(layout)
+    (layout / "wholeBodyANT" / "3.jpg").unlink()
+    (layout / "wholeBodyANT" / "3.jpg").symlink_to("3.jpg")
+    (sentence, _) = defects_of(layout)
+    assert sentence.startswith("wholeBodyANT/3.jpg: cannot be read (Too many levels of symbolic")
+    assert open_bs80k(layout).patients == WITHOUT_3
+
+
+def test_a_pipe_is_not_waited_for(layout):
+    os.mkfifo(layout / "wholeBodyANT" / "pipe")
+    (layout / "wholeBodyANT" / "3.jpg").unlink()
+    (layout / "wholeBodyANT" / "3.jpg").symlink_to("pipe")
+    (sentence, _) = defects_of(layout)
+    assert sentence == "wholeBodyANT/3.jpg: is no ordinary file, expected one."
+
+
+def test_a_single_id_with_zeros_is_the_id(layout):
+    for path in (ANT, POST, XML, "wholeBodyANT/ant/3.xml"):
+        (layout / path).rename((layout / path).with_stem("0003"))
+    (layout / LABELS).write_text(label_lines(p3="003.jpg\t1\n"))
+    source = open_bs80k(layout)
+    assert source.patients == PATIENTS
+    assert source.read_patient(3)[0].boxes == tuple(Box(*box) for box in BOXES)
+    assert count_findings(source.findings)["repaired"] == {"id with leading zeros": 5}
+
+
+def test_a_folder_that_may_not_be_listed_is_one_sentence(layout, monkeypatch):
+    def deny(path):  # the tests may run as root, who may do everything
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", deny)
+    (sentence,) = defects_of(layout)
+    assert sentence.startswith(f"{layout}: cannot be listed (Permission denied)")
+
+
+# ---- zip files -----------------------------------------------------------------------------------
 
 
 def test_a_damaged_member_of_a_zip_file_is_named(layout, tmp_path):
@@ -165,6 +433,63 @@ def test_a_damaged_member_of_a_zip_file_is_named(layout, tmp_path):
     path.write_bytes(data)
     damaged, _ = defects_of(path)
     assert damaged.startswith("temp/wholeBodyANT/1.jpg: cannot be read (Bad CRC-32")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("temp/wholeBodyANT/../../3.jpg", 0o100644, "leads out of the zip file"),
+        ("/wholeBodyANT/4.jpg", 0o100644, "is an absolute path"),
+        ("C:/wholeBodyANT/4.jpg", 0o100644, "is an absolute path"),
+        ("temp\\wholeBodyANT\\4.jpg", 0o100644, "has a backslash"),
+        ("temp/wholeBodyANT/4.jpg", 0o120777, "is a symbolic link"),
+    ],
+)
+def test_members_that_would_lead_out_are_left_alone(layout, tmp_path, name, mode, message):
+    path = zip_layout(layout, tmp_path / "slip.zip", "temp/")
+    before = {file for file in tmp_path.rglob("*")}
+    with zipfile.ZipFile(path, "a") as archive:
+        member = zipfile.ZipInfo(name)
+        member.external_attr = mode << 16
+        archive.writestr(member, good_jpeg())
+    (sentence, _) = defects_of(path)
+    assert message in sentence
+    assert open_bs80k(path).patients == PATIENTS
+    assert {file for file in tmp_path.rglob("*")} == before
+
+
+def test_two_members_of_one_name_are_not_chosen_from(layout, tmp_path):
+    path = zip_layout(layout, tmp_path / "twice.zip")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(XML, voc(()))
+    (sentence, _) = defects_of(path)
+    assert sentence == f"{XML}: is in the zip file 2 times, expected once."
+    assert open_bs80k(path).patients == WITHOUT_3
+
+
+def test_a_bomb_is_not_unpacked_whatever_its_header_says(layout, tmp_path):
+    path = tmp_path / "bomb.zip"
+    (layout / XML).write_bytes(voc().encode() + b" " * (50 << 20))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(layout.rglob("*")):
+            archive.write(file, file.relative_to(layout))
+    tracemalloc.start()
+    (sentence, _) = defects_of(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sentence.startswith(f"{XML}: holds more than 1048576 bytes")
+    assert peak < 20 << 20
+
+
+def test_compression_that_unpacks_without_limits_is_refused(layout, tmp_path):
+    path = tmp_path / "bz2.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(layout.rglob("*")):
+            name = file.relative_to(layout)
+            packed = zipfile.ZIP_BZIP2 if str(name) == XML else zipfile.ZIP_STORED
+            archive.write(file, name, packed)
+    (sentence, _) = defects_of(path)
+    assert sentence.startswith(f"{XML}: has compression method 12, expected 0 (stored) or 8")
 
 
 def test_sources_that_cannot_be_opened_are_one_sentence(layout, tmp_path):

@@ -1,0 +1,70 @@
+"""What was found wrong with a source of scans and what was done about it: a sentence each."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import rich.console
+import rich.table
+import rich.text
+
+REPAIRED = "repaired"  # used, after a change that the files themselves justify
+SKIPPED = "skipped"  # not used, because it cannot be trusted
+EXCLUDED = "excluded"  # not used, because of what is known about this data set
+NOTED = "noted"  # used as it is, though remarkable
+IGNORED = "ignored"  # no part of the layout
+OUTCOMES = (REPAIRED, SKIPPED, EXCLUDED, NOTED, IGNORED)
+DEFECTS = (REPAIRED, SKIPPED)  # what a strict reading refuses
+
+
+class Defect(NamedTuple):
+    """Something wrong inside one file."""
+
+    outcome: str  # one of DEFECTS
+    reason: str  # what it is counted as
+    phrase: str  # to be written after the file's name: field, found, expected
+
+
+class Finding(NamedTuple):
+    """Something to report about one file or patient."""
+
+    outcome: str  # one of OUTCOMES
+    reason: str  # what it is counted as
+    sentence: str  # file, field, found, expected
+
+
+def count_findings(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
+    """How many findings there are by outcome and reason; every outcome is there."""
+    counts = {outcome: Counter() for outcome in OUTCOMES}
+    for finding in findings:
+        counts[finding.outcome][finding.reason] += 1
+    return {outcome: dict(sorted(of_outcome.items())) for outcome, of_outcome in counts.items()}
+
+
+def print_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
+    """Prints a table on standard error: what was read, and each reason with its first example.
+
+    Args:
+        read: what was read, as numbers by name.
+        findings: all of them.
+    """
+    table = rich.table.Table("", "what", "count", "for example")
+    table.columns[2].justify = "right"
+    for name, number in read.items():
+        table.add_row("read", name, str(number), "")
+    examples: dict[tuple[str, str], str] = {}
+    for finding in findings:
+        examples.setdefault(finding[:2], finding.sentence)
+    for outcome, counts in count_findings(findings).items():
+        for reason, number in counts.items():
+            example = rich.text.Text(examples[outcome, reason], overflow="fold")
+            table.add_row(outcome, reason, str(number), example)
+    console = rich.console.Console(stderr=True)
+    if not console.is_terminal:  # a log file has no width of its own
+        console.width = 160
+    console.print(table)
+
+
+def printable(name: str) -> str:
+    """A file's name for a sentence: what cannot be printed or encoded is written as its escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)

@@ -1,0 +1,93 @@
+"""Grey values that ran over 255: found once, when a data set is prepared, by every processor."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+
+from bonescan_jax.scans.counts import unwrap_grey
+
+# Processes take a second or two to start: fewer scans are done sooner in this one.
+_MIN_SCANS = 128
+_AHEAD = 4  # scans that wait for each worker
+
+Item = TypeVar("Item")
+
+
+class Overflow(NamedTuple):
+    """What `bonescan_jax.scans.counts.unwrap_grey` found, without the pixels that are as stored."""
+
+    gain: float  # grey per count
+    reference: float  # brightness of bone, in grey values
+    turns: np.ndarray  # (N, 2) int32: flat index of a pixel, how often 256 must be added to it
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a record."""
+        return {
+            "gain": np.float32(self.gain),
+            "reference": np.float32(self.reference),
+            "overflow": self.turns,
+        }
+
+
+def find_overflow(image: bytes) -> Overflow:
+    """Unwraps an encoded grey image.
+
+    Args:
+        image: a JPEG file of 8 bit; decoded with OpenCV, as for reading the records.
+    """
+    grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
+    found = unwrap_grey(grey)
+    pixels = np.flatnonzero(found.turns)
+    turns = np.stack([pixels, found.turns.ravel()[pixels]], axis=1).astype(np.int32)
+    return Overflow(float(found.gain), float(found.reference), turns)
+
+
+def start_workers(num_scans: int) -> Executor:
+    """Processes, one for each processor; a thread where they do not pay."""
+    processes = os.cpu_count() or 1
+    if num_scans < _MIN_SCANS or processes == 1:
+        return ThreadPoolExecutor(1)
+    # spawn: JAX may run threads here, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
+
+
+def find_overflows(
+    scans: Iterable[tuple[Item, bytes]], workers: Executor
+) -> Iterator[tuple[Item, Overflow]]:
+    """Unwraps encoded images, in order; reads only a few of them ahead.
+
+    Args:
+        scans: anything and its encoded image.
+        workers: what `start_workers` gave.
+
+    Returns:
+        Each thing with the overflow of its image.
+    """
+    waiting = deque()
+    most = _AHEAD * (os.cpu_count() or 1)
+    for item, image in scans:
+        waiting.append((item, workers.submit(find_overflow, image)))
+        if len(waiting) > most:
+            done, overflow = waiting.popleft()
+            yield done, overflow.result()
+    for done, overflow in waiting:
+        yield done, overflow.result()
+
+
+def _end_with_parent() -> None:
+    """Workers whose parent was killed would wait for work for ever."""
+    cv2.setNumThreads(1)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""Scripts that measure accuracy on simulated patients; run by hand, no tests."""

@@ -1,0 +1,1 @@
+"""Broken input for every reader, in a process of its own."""
