@@ -1,6 +1,5 @@
 """Finds hot spots on image files: a mask, an overlay and boxes with scores for each view."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,17 @@ from bonescan_jax.input_pipeline import mirror
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.progress import Progress
 from bonescan_jax.report.overlay import draw_overlay, save_overlay
-from bonescan_jax.scans import CLASSES, HEIGHT, WIDTH
+from bonescan_jax.scans import CLASSES, HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.bs80k import FOLDERS
 from bonescan_jax.scans.counts import bone_reference
+from bonescan_jax.scans.dicom import pair_views
 from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
 from bonescan_jax.scans.masks import mask_to_boxes
 from bonescan_jax.train_step import make_predict_step
 from bonescan_jax.workdir import read_config, write_json
+
+GREY_SUFFIXES = (".jpg", ".jpeg", ".png")  # all other files are DICOM
+READ_AT_ONCE = 64  # DICOM files, so that a folder of any size fits into memory
 
 
 def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) -> dict[str, Any]:
@@ -46,6 +49,11 @@ def predict(workdir: Path, source: Path, out: Path, predictor: str, limit: int) 
         InputError: workdir, predictor or a file cannot be used; files before it are done.
     """
     config = read_config(workdir)
+    if config.task != "segment":
+        raise InputError(
+            f"{workdir}: is a run with task {config.task!r}, expected one with 'segment': what is "
+            "written are masks and boxes"
+        )
     files = list_image_files(source)
     files = files[: limit or len(files)]
     predictor = resolve_predictor(workdir, predictor)
@@ -77,13 +85,25 @@ def _read_views(path: Path, source: Path) -> list[FileView]:
 
 
 def _group_files(files: list[Path]) -> list[list[Path]]:
-    """Files in groups of one patient: BS-80K has the views in folders of their own."""
-    groups: dict[tuple[Path, str], list[Path]] = {}
+    """Files that may hold two views of one patient, together.
+
+    BS-80K has the views in folders of their own, under one name; DICOM tells in its headers which
+    files belong together, so those of one folder are read at once.
+    """
+    groups: dict[Path, list[Path]] = {}
     for path in files:
         folder = path.resolve().parent
-        place = folder.parent if folder.name in FOLDERS.values() else folder / path.name
-        groups.setdefault((place, path.stem), []).append(path)
-    return list(groups.values())
+        if path.suffix.lower() not in GREY_SUFFIXES:
+            place = folder
+        else:
+            in_bs80k = folder.name in FOLDERS.values()
+            place = (folder.parent if in_bs80k else folder) / path.name
+        groups.setdefault(place, []).append(path)
+    return [
+        group[start : start + READ_AT_ONCE]
+        for group in groups.values()
+        for start in range(0, len(group), READ_AT_ONCE)
+    ]
 
 
 def _examples(
@@ -92,17 +112,22 @@ def _examples(
     """What the network is to see at once, by place: 0 anterior or unknown, 1 posterior.
 
     Args:
-        views: of one patient, each with its file.
+        views: of one group, each with its file.
         num_views: 1 for a network of single views; 2 for one of both, which also takes one of them.
     """
     if num_views == 1:
         yield from ({0: view} for view in views)
         return
-    places: tuple[list, list] = [], []
-    for path, view in views:
-        places[view.view == "posterior"].append((path, view))
-    for pair in itertools.zip_longest(*places):
-        yield {place: view for place, view in enumerate(pair) if view is not None}
+    by_frame = {id(view.frame): (path, view) for path, view in views if view.frame}
+    pairs, alone = pair_views([view.frame for _, view in views if view.frame])
+    for pair in pairs:
+        yield {place: by_frame[id(frame)] for place, frame in enumerate(pair)}
+    grey = [each for each in views if not each[1].frame]
+    if {view.view for _, view in grey} == set(VIEWS):
+        yield {VIEWS.index(view.view): (path, view) for path, view in grey}
+        grey = []
+    for each in [by_frame[id(frame)] for frame in alone] + grey:
+        yield {int(each[1].view == "posterior"): each}
 
 
 class _Finder:
@@ -121,7 +146,7 @@ class _Finder:
     def __call__(self, views: dict[int, np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By place (1024, 256) grey values or counts to classes and probabilities (…, 3)."""
         image = np.zeros((1, HEIGHT, WIDTH, self.num_views), np.float32)
-        reference = np.ones((1, self.num_views), np.float32)
+        reference = np.ones((1, self.num_views), np.float32)  # a view that is not there is black
         for place, pixels in views.items():
             image[0, ..., place] = mirror(pixels) if place else pixels
             reference[0, place] = bone_reference(pixels)

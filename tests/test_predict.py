@@ -13,6 +13,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import load_network
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.predict import predict
+from bonescan_jax.scans.phantom_dicom import write_dicom
 from bonescan_jax.train import train
 from bonescan_jax.workdir import read_config
 from tests.layout import write_layout
@@ -85,6 +86,9 @@ def test_a_network_of_both_views_takes_them_together_or_one(
     (source / "wholeBodyANT" / "1.jpg").unlink()
     assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
+    write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
+    assert predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)["views"] == 8
+    assert seen[4:] == [[0, 1]] * 4
 
 
 def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):

@@ -1,17 +1,32 @@
 """Reads whole-body nuclear medicine (NM) DICOM: counts and view of each frame, nothing personal."""
 
+import hashlib
+import io
+import math
 import re
-from collections.abc import Sequence
+import secrets
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import NuclearMedicineImageStorage
+from pydicom.tag import Tag
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    NuclearMedicineImageStorage,
+)
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.scans import VIEWS
+from bonescan_jax.scans.dicom_pixels import DicomError, check_transfer_syntax, decode_pixels
+from bonescan_jax.scans.findings import printable
 
+MAX_BYTES = 1 << 28  # of a file; the largest image that is decoded takes 2**25
 # CID 26 Nuclear Medicine Projections: SNOMED CT, and SNOMED RT in files from before 2019.
 _VIEW_CODES = {
     "399321004": "anterior",
@@ -23,6 +38,36 @@ _ANTERIOR = re.compile(r"\bANT(ERIOR)?\b")
 # "POST" is also Latin for "after": "POST INJ", "POST 3H".
 _POSTERIOR = re.compile(r"\bPOSTERIOR\b|\bPOST\b(?! *(\d|INJ|OP|SURG|THER|TREAT|CHEMO|VOID|MICT))")
 _NEITHER = re.compile(r"\b(OBL|OBLIQUE|LAT|LATERAL|LAO|RAO|LPO|RPO)\b")
+# Nothing else of a header is even parsed.
+_KEYWORDS = (
+    *("SOPClassUID", "ImageType", "Modality", "ImageID", "SeriesDescription"),
+    *("PatientID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),  # hashed only
+    *("NumberOfFrames", "Rows", "Columns", "PixelSpacing", "CountsAccumulated"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept"),
+    *("DetectorInformationSequence", "DetectorVector"),
+    *("EnergyWindowInformationSequence", "EnergyWindowVector"),
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+_UNCOMPRESSED = {  # by: implicit VR, little endian
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+_PREFIX = slice(128, 132)  # b"DICM"
+# The first element of a file without preamble: of group 2 (File Meta Information) or group 8, its
+# tag in either byte order and after it a VR or an implicit length of less than 64 KiB.
+_BARE = re.compile(
+    rb"[\x02\x08]\x00[\x00-\x18]\x00(?:[A-Z]{2}|..\x00\x00)"
+    rb"|\x00\x08\x00[\x00-\x18][A-Z]{2}",
+    re.DOTALL,
+)
+_MAX_COUNT = 1 << 24  # float32 holds every whole number up to here
+_HASH_KEY = secrets.token_bytes(32)  # lives and dies with this process
+
+# pydicom's warnings quote the file.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 class DicomFrame(NamedTuple):
@@ -30,9 +75,25 @@ class DicomFrame(NamedTuple):
 
     view: str | None  # one of VIEWS; None: the file does not say
     energy_window: int  # from 1
+    energy_range: tuple[float, float] | None  # keV; of the window, if it is one range
     pixels: np.ndarray  # (H, W) float32, counts
     pixel_spacing: tuple[float, float] | None  # mm between rows, mm between columns
     counts_accumulated: int | None  # of the whole file, as it declares them
+    # Equal for the frames of one file, acquisition, study: hashes with a key of this process, so
+    # that nobody can find the identifier that gives them.
+    groups: tuple[str | None, str | None, str | None]
+
+
+class ViewPair(NamedTuple):
+    """The two views of one acquisition."""
+
+    anterior: DicomFrame
+    posterior: DicomFrame
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file begins as DICOM does: with the prefix, or without and with an element."""
+    return data[_PREFIX] == b"DICM" or _BARE.match(data) is not None
 
 
 def read_dicom(path: Path) -> list[DicomFrame]:
@@ -40,84 +101,233 @@ def read_dicom(path: Path) -> list[DicomFrame]:
 
     Secondary Capture is read too if its Modality is NM: converted scans come that way. The view
     comes from the View Code Sequence of the frame's detector, else, if there is one frame, from
-    Image ID or Series Description; never from the frame's place in the file.
+    Image ID or Series Description; never from the frame's place in the file. A file without
+    preamble is read if its Pixel Data has exactly the size that its header declares.
 
     Raises:
         InputError: no DICOM, or no whole-body NM image of grey counts of zero or more.
     """
+    data = read_bytes(path)
     try:
-        dataset = pydicom.dcmread(path)
-        _check(path, dataset)
-        pixels = dataset.pixel_array
-        return _frames(path, dataset, pixels if pixels.ndim == 3 else pixels[None])
-    except InputError:
-        raise
-    except InvalidDicomError as error:
-        raise InputError(f"{path}: is no DICOM file, expected one with the DICM prefix.") from error
-    except Exception as error:  # pydicom and gdcm raise what the damaged part makes them raise
-        raise InputError(f"{path}: cannot be read as DICOM ({error}).") from error
+        dataset = _read_header(data)
+        check_whole_body(dataset)
+        return _frames(dataset, decode_pixels(dataset))
+    except DicomError as error:
+        raise InputError(f"{printable(str(path))}: {error}.") from error
+    except Exception as error:  # whatever pydicom raises may quote the file
+        raise InputError(
+            f"{printable(str(path))}: has a damaged header, expected readable DICOM."
+        ) from error
 
 
-def _check(path: Path, dataset: pydicom.Dataset) -> None:
-    """Refuses what is no grey whole-body NM image."""
-    image_type = list(dataset.get("ImageType") or [])
+def read_bytes(path: Path) -> bytes:
+    """Reads a file of an image's size.
+
+    Raises:
+        InputError: it cannot be read or is far larger than an image.
+    """
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise InputError(
+                f"{printable(str(path))}: holds {size} bytes, expected at most {MAX_BYTES}."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{printable(str(path))}: cannot be read ({error.strerror}).") from error
+
+
+def pair_views(frames: Iterable[DicomFrame]) -> tuple[list[ViewPair], list[DicomFrame]]:
+    """Finds the anterior and the posterior frame of each acquisition, in one file or in two.
+
+    Two views of equal size and energy window belong together if they are the only ones in their
+    file; of those left over, in their frame of reference; then, in their study of a patient. Where
+    there are several of a view, nothing is guessed.
+
+    Args:
+        frames: of any number of files, all read in this process.
+
+    Returns:
+        The pairs, and the frames without a partner.
+    """
+    pairs, left = [], list(frames)
+    for level in range(3):
+        together = defaultdict(list)
+        for frame in left:
+            together[frame.groups[level], frame.energy_window, frame.pixels.shape].append(frame)
+        left = []
+        for (group, *_), members in together.items():
+            by_view = {frame.view: frame for frame in members}
+            if group and len(members) == 2 and by_view.keys() == set(VIEWS):
+                pairs.append(ViewPair(**by_view))
+            else:
+                left += members
+    return pairs, left
+
+
+def _read_header(data: bytes) -> pydicom.Dataset:
+    """Parses what a DicomFrame needs, in a file with or without preamble."""
+    if not is_dicom(data):
+        raise DicomError("is no DICOM file, expected one with the DICM prefix")
+    if data[:2] == b"\x02\x00":
+        data = bytes(_PREFIX.start) + b"DICM" + data  # only the preamble is missing
+    syntax = _transfer_syntax(data)
+    if syntax is not None:
+        check_transfer_syntax(syntax)  # before anything is inflated
+    tags = [Tag(keyword) for keyword in _KEYWORDS]
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=tags)
+    if syntax is None:
+        if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+            raise DicomError("Transfer Syntax UID is missing, expected that of the compression")
+        dataset.file_meta.TransferSyntaxUID = _UNCOMPRESSED[dataset.original_encoding]
+    return dataset
+
+
+def _transfer_syntax(data: bytes) -> str | None:
+    meta = pydicom.filereader.read_dataset(
+        io.BytesIO(data[_PREFIX.stop :] if data[_PREFIX] == b"DICM" else b""),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag.group != 2,
+    )
+    return meta.get("TransferSyntaxUID")
+
+
+def check_whole_body(dataset: pydicom.Dataset) -> None:
+    """Refuses what is no grey whole-body NM image.
+
+    Raises:
+        DicomError: which element says so.
+    """
+    image_type = np.atleast_1d(dataset.get("ImageType") or [])
     is_nm_image = dataset.get("SOPClassUID") == NuclearMedicineImageStorage
     if is_nm_image and len(image_type) > 2:
-        _expect(path, "Image Type, value 3,", image_type[2], ("WHOLE BODY",))
-    _expect(path, "Modality", dataset.get("Modality"), ("NM",))
-    _expect(path, "Pixel Data", "present" if "PixelData" in dataset else None, ("present",))
-    _expect(path, "Samples per Pixel", dataset.get("SamplesPerPixel"), (1,))
-    interpretation = dataset.get("PhotometricInterpretation")
-    _expect(path, "Photometric Interpretation", interpretation, ("MONOCHROME2",))
-    _expect(path, "Bits Allocated", dataset.get("BitsAllocated"), (16, 8))
+        _expect("Image Type, value 3,", image_type[2], "WHOLE BODY")
+    _expect("Modality", dataset.get("Modality"), "NM")
+    _expect("Pixel Data", "present" if "PixelData" in dataset else None, "present")
+    _expect("Photometric Interpretation", dataset.get("PhotometricInterpretation"), "MONOCHROME2")
 
 
-def _expect(path: Path, field: str, found: object, expected: tuple[Any, ...]) -> None:
-    if found not in expected:
-        found = "missing" if found is None else found
-        raise InputError(f"{path}: {field} is {found}, expected {' or '.join(map(str, expected))}.")
+def _expect(field: str, found: object, expected: str) -> None:
+    if found != expected:
+        raise DicomError(f"{field} is {_code_string(found)}, expected {expected}")
 
 
-def _frames(path: Path, dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
+def _code_string(value: object) -> str:
+    """The value of a code string (CS), where it is one."""
+    if value is None:
+        return "missing"
+    return str(value) if re.fullmatch(r"[A-Z0-9_ ]{1,16}", str(value)) else "no code string"
+
+
+def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
     """Pairs (F, H, W) pixels with what the file says of each frame."""
-    if "RescaleSlope" in dataset:
-        pixels = pixels * float(dataset.RescaleSlope) + float(dataset.get("RescaleIntercept", 0))
-    if pixels.min() < 0:
-        raise InputError(f"{path}: Pixel Data goes down to {pixels.min()}, expected counts from 0.")
-    detectors = dataset.get("DetectorInformationSequence") or []
-    # A file without the vectors is in the order of NM whole body: all detectors of the first
-    # energy window, then those of the next.
-    order = [divmod(frame, max(1, len(detectors))) for frame in range(len(pixels))]
-    windows = _vector(path, dataset, "EnergyWindowVector", [window + 1 for window, _ in order])
-    numbers = _vector(path, dataset, "DetectorVector", [detector + 1 for _, detector in order])
-    views = [_detector_view(detectors, number) for number in numbers]
-    if views == [None]:
-        views = [_view_in(dataset.get("ImageID")) or _view_in(dataset.get("SeriesDescription"))]
-    spacing = dataset.get("PixelSpacing")
+    pixels = _rescale(dataset, pixels)
+    windows, detectors = frame_vectors(dataset, len(pixels))
     counts = dataset.get("CountsAccumulated")
+    groups = (
+        _hash(dataset.get("SOPInstanceUID")),
+        _hash(dataset.get("FrameOfReferenceUID"), dataset.get("StudyInstanceUID")),
+        _hash(dataset.get("StudyInstanceUID"), dataset.get("PatientID")),
+    )
     return [
         DicomFrame(
             view=view,
             energy_window=window,
+            energy_range=_energy_range(dataset, window),
             pixels=frame.astype(np.float32),
-            pixel_spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
+            pixel_spacing=_pixel_spacing(dataset),
             counts_accumulated=None if counts is None else int(counts),
+            groups=groups,
         )
-        for view, window, frame in zip(views, windows, pixels, strict=True)
+        for view, window, frame in zip(
+            frame_views(dataset, detectors), windows, pixels, strict=True
+        )
     ]
 
 
-def _vector(path: Path, dataset: pydicom.Dataset, keyword: str, default: list[int]) -> list[int]:
-    """A number for each frame, from 1."""
+def _rescale(dataset: pydicom.Dataset, pixels: np.ndarray) -> np.ndarray:
+    if "RescaleSlope" in dataset:
+        slope = _number("Rescale Slope", dataset.RescaleSlope)
+        pixels = pixels * slope + _number("Rescale Intercept", dataset.get("RescaleIntercept", 0))
+    if pixels.min() < 0:
+        raise DicomError(f"Pixel Data goes down to {pixels.min()}, expected counts from 0")
+    if pixels.max() > _MAX_COUNT:
+        raise DicomError(f"Pixel Data goes up to {pixels.max()}, expected at most {_MAX_COUNT}")
+    return pixels
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DicomError(f"{name} is no finite number, expected one")
+    return number
+
+
+def _pixel_spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    spacing = dataset.get("PixelSpacing")
+    if not spacing:
+        return None
+    numbers = [_number("Pixel Spacing", value) for value in np.atleast_1d(spacing)]
+    if len(numbers) != 2 or min(numbers) <= 0:
+        raise DicomError("Pixel Spacing is not two lengths, expected millimetres above 0")
+    return numbers[0], numbers[1]
+
+
+def _energy_range(dataset: pydicom.Dataset, window: int) -> tuple[float, float] | None:
+    """Limits of an energy window in keV; None where none or several ranges are given."""
+    information = dataset.get("EnergyWindowInformationSequence") or []
+    if not 1 <= window <= len(information):
+        return None
+    ranges = information[window - 1].get("EnergyWindowRangeSequence") or []
+    if len(ranges) != 1 or not {"EnergyWindowLowerLimit", "EnergyWindowUpperLimit"} <= set(
+        ranges[0].dir()
+    ):
+        return None
+    return (
+        _number("Energy Window Lower Limit", ranges[0].EnergyWindowLowerLimit),
+        _number("Energy Window Upper Limit", ranges[0].EnergyWindowUpperLimit),
+    )
+
+
+def frame_vectors(dataset: pydicom.Dataset, frames: int) -> tuple[list[int], list[int]]:
+    """The energy window and the detector of each frame, from 1.
+
+    A file without the vectors is in the order of NM whole body: all detectors of the first energy
+    window, then those of the next (PS3.3, C.8.4.8).
+
+    Raises:
+        DicomError: a vector has another length, or holds no whole numbers.
+    """
+    detectors = max(1, len(dataset.get("DetectorInformationSequence") or []))
+    order = [divmod(frame, detectors) for frame in range(frames)]
+    return (
+        _vector(dataset, "EnergyWindowVector", [window + 1 for window, _ in order]),
+        _vector(dataset, "DetectorVector", [detector + 1 for _, detector in order]),
+    )
+
+
+def _vector(dataset: pydicom.Dataset, keyword: str, default: list[int]) -> list[int]:
     if dataset.get(keyword) is None:
         return default
     vector = np.atleast_1d(dataset[keyword].value).astype(int).tolist()
     if len(vector) != len(default):
-        raise InputError(
-            f"{path}: {keyword} has {len(vector)} values, expected one for each of the "
-            f"{len(default)} frames."
+        raise DicomError(
+            f"{keyword} has {len(vector)} values, expected one for each of the "
+            f"{len(default)} frames"
         )
     return vector
+
+
+def frame_views(dataset: pydicom.Dataset, detectors: Sequence[int]) -> list[str | None]:
+    """The view of each frame, one of VIEWS, by its detector; None where the file does not say."""
+    sequence = dataset.get("DetectorInformationSequence") or []
+    views = [_detector_view(sequence, number) for number in detectors]
+    if views == [None]:
+        return [_view_in(dataset.get("ImageID")) or _view_in(dataset.get("SeriesDescription"))]
+    return views
 
 
 def _detector_view(detectors: Sequence[pydicom.Dataset], number: int) -> str | None:
@@ -133,8 +343,16 @@ def _detector_view(detectors: Sequence[pydicom.Dataset], number: int) -> str | N
 
 def _view_in(text: str | None) -> str | None:
     """The view that free text names, if it names exactly one and no oblique or lateral one."""
-    words = re.sub(r"[^A-Z0-9]+", " ", (text or "").upper())
+    words = re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper())
     if _NEITHER.search(words):
         return None
     anterior, posterior = bool(_ANTERIOR.search(words)), bool(_POSTERIOR.search(words))
     return {(True, False): "anterior", (False, True): "posterior"}.get((anterior, posterior))
+
+
+def _hash(*identifiers: str | None) -> str | None:
+    """One way, so that an identifier can be compared and never be known; None without the first."""
+    if not identifiers[0]:
+        return None
+    text = "\0".join(str(identifier or "") for identifier in identifiers)
+    return hashlib.blake2b(text.encode(), key=_HASH_KEY, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Reads one image file of any kind for prediction: JPEG, PNG or DICOM, told by its first bytes."""
+"""Reads one image file of any kind: JPEG, PNG or DICOM, told by its first bytes."""
 
 import zlib
 from collections.abc import Iterator
@@ -11,12 +11,18 @@ import numpy as np
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.scans.bs80k import FOLDERS
-from bonescan_jax.scans.dicom import read_dicom
-from bonescan_jax.scans.jpeg import decode_jpeg
+from bonescan_jax.scans.counts import unwrap_grey
+from bonescan_jax.scans.dicom import DicomFrame, is_dicom, read_bytes, read_dicom
+from bonescan_jax.scans.findings import printable
+from bonescan_jax.scans.jpeg import decode_jpeg, read_jpeg_header
+from bonescan_jax.scans.regions import FOLDERS as REGION_FOLDERS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DICOM_PREFIX = slice(128, 132)  # b"DICM"
+# BS-80K's folders: region and view.
+_BS80K_FOLDERS = {folder: ("wholeBody", view) for view, folder in FOLDERS.items()} | {
+    folder: (region, view) for folder, (region, view) in REGION_FOLDERS.items() if region != "whole"
+}
 
 
 class Region(NamedTuple):
@@ -33,9 +39,14 @@ class FileView(NamedTuple):
 
     name: str  # the file's name without suffix, the view, and the frame if that is not enough
     view: str | None  # one of VIEWS; None: the file does not say
-    pixels: np.ndarray  # (1024, 256) float32; counts of a DICOM file, else grey values
+    # (1024, 256) float32; counts of a DICOM file, values of a 16-bit PNG, else gain × counts: grey
+    # values of 8 bits with the turns of 256 added again that hot spots lost.
+    pixels: np.ndarray
     region: Region  # smaller files are padded with zeros: where their own pixels lie
     kind: str  # jpeg, png or dicom
+    gain: float  # pixels are gain × counts, as far as the file tells
+    overflowed: int  # pixels that had lost turns of 256
+    frame: DicomFrame | None  # what else a DICOM file says
 
 
 def list_image_files(path: Path) -> list[Path]:
@@ -50,14 +61,18 @@ def list_image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: does not exist, expected an image file or a folder of them.")
+        raise InputError(
+            f"{printable(str(path))}: does not exist, expected an image file or a folder of them."
+        )
     files = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and (file.suffix.lower() in SUFFIXES or _is_dicom(file))
+        if file.is_file() and (file.suffix.lower() in SUFFIXES or _has_dicom_prefix(file))
     )
     if not files:
-        raise InputError(f"{path}: holds no image file, expected {', '.join(SUFFIXES)}.")
+        raise InputError(
+            f"{printable(str(path))}: holds no image file, expected {', '.join(SUFFIXES)}."
+        )
     return files
 
 
@@ -68,29 +83,28 @@ def read_image_file(path: Path) -> list[FileView]:
         InputError: another kind of file, a damaged one, a colour image, or one larger than
             1024x256.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    if data[_DICOM_PREFIX] == b"DICM":
-        return list(_dicom_views(path))
+    data = read_bytes(path)
     try:
         if data.startswith(_PNG_SIGNATURE):
-            kind, pixels = "png", decode_png(data)
-        elif data.startswith(b"\xff\xd8"):
-            kind, pixels = "jpeg", decode_jpeg(data)
-        else:
-            raise ValueError("is no image file, expected JPEG, PNG or DICOM")
+            return [_grey_view(path, "png", decode_png(data))]
+        if data.startswith(b"\xff\xd8"):
+            header = read_jpeg_header(data)
+            _check_size(header.height, header.width)
+            return [_grey_view(path, "jpeg", decode_jpeg(data))]
+        if is_dicom(data):
+            return list(_dicom_views(path))
     except ValueError as error:
-        raise InputError(f"{path}: {error}.") from error
-    # BS-80K says the view in the name of the folder only.
-    view = {folder: view for view, folder in FOLDERS.items()}.get(path.resolve().parent.name)
-    name = f"{path.stem}-{view}" if view else path.stem
-    return [FileView(name, view, *_centre(path, pixels), kind)]
+        raise _error(path, str(error)) from error
+    raise _error(path, "is no image file, expected JPEG, PNG or DICOM")
+
+
+def bs80k_folder(path: Path) -> tuple[str, str] | None:
+    """Region and view of an image in a folder of BS-80K; "wholeBody" or one of REGIONS."""
+    return _BS80K_FOLDERS.get(path.resolve().parent.name)
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """Decodes a grey PNG.
+    """Decodes a grey PNG of a scan's size.
 
     Returns:
         (H, W) uint8 or uint16.
@@ -104,6 +118,7 @@ def decode_png(data: bytes) -> np.ndarray:
         raise ValueError("is a PNG with colours, a palette or transparency, expected plain grey")
     if bits not in (b"\x08", b"\x10"):
         raise ValueError(f"has {int.from_bytes(bits, 'big')} bits per pixel, expected 8 or 16")
+    _check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
     _check_png_chunks(data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
@@ -126,6 +141,25 @@ def _check_png_chunks(data: bytes) -> None:
     raise ValueError("is truncated or damaged, expected a whole PNG")
 
 
+def _check_size(height: int, width: int) -> None:
+    """Refuses what does not fit before it is decoded."""
+    if not (1 <= height <= HEIGHT and 1 <= width <= WIDTH):
+        raise ValueError(
+            f"size is {height}x{width}, expected {HEIGHT}x{WIDTH} (height x width) or less"
+        )
+
+
+def _grey_view(path: Path, kind: str, grey: np.ndarray) -> FileView:
+    """The view of an image; 8-bit grey values have wrapped as BS-80K's, 16-bit ones have not."""
+    _, view = bs80k_folder(path) or (None, None)
+    name = f"{path.stem}-{view}" if view else path.stem
+    if grey.dtype != np.uint8:
+        return FileView(name, view, *_centre(grey), kind, gain=1.0, overflowed=0, frame=None)
+    scan = unwrap_grey(grey)
+    overflowed = int(np.count_nonzero(scan.turns))
+    return FileView(name, view, *_centre(scan.values), kind, scan.gain, overflowed, frame=None)
+
+
 def _dicom_views(path: Path) -> Iterator[FileView]:
     frames = read_dicom(path)
     views = [frame.view for frame in frames]
@@ -133,22 +167,24 @@ def _dicom_views(path: Path) -> Iterator[FileView]:
         name = f"{path.stem}-{frame.view}" if frame.view else path.stem
         if views.count(frame.view) > 1:  # two energy windows, or views that the file hides
             name += f"-frame{number}"
-        yield FileView(name, frame.view, *_centre(path, frame.pixels), "dicom")
+        _check_size(*frame.pixels.shape)
+        centred = _centre(frame.pixels)
+        yield FileView(name, frame.view, *centred, "dicom", gain=1.0, overflowed=0, frame=frame)
 
 
-def _centre(path: Path, pixels: np.ndarray) -> tuple[np.ndarray, Region]:
+def _centre(pixels: np.ndarray) -> tuple[np.ndarray, Region]:
     """Puts (H, W) pixels into the middle of zeros."""
     height, width = pixels.shape
-    if height > HEIGHT or width > WIDTH:
-        raise InputError(
-            f"{path}: size is {height}x{width}, expected {HEIGHT}x{WIDTH} (height x width) or less."
-        )
     region = Region((HEIGHT - height) // 2, (WIDTH - width) // 2, height, width)
     centred = np.zeros((HEIGHT, WIDTH), np.float32)
     centred[region.top : region.top + height, region.left : region.left + width] = pixels
     return centred, region
 
 
-def _is_dicom(path: Path) -> bool:
+def _has_dicom_prefix(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(_DICOM_PREFIX.stop)[_DICOM_PREFIX] == b"DICM"
+        return file.read(132)[128:] == b"DICM"
+
+
+def _error(path: Path, phrase: str) -> InputError:
+    return InputError(f"{printable(str(path))}: {phrase}.")

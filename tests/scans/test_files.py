@@ -1,5 +1,7 @@
 """Image files for prediction: kinds, views, sizes and what is refused."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.scans.files import list_image_files, read_image_file
+from bonescan_jax.scans.phantom import PhantomView, simulate_patient, to_grey
 from tests.layout import jpeg
 from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
 
@@ -17,25 +20,63 @@ def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_png_keeps_its_values(tmp_path, dtype):
-    image = IMAGE.astype(dtype) * dtype(3)
+def test_a_16_bit_png_keeps_its_values(tmp_path):
+    image = IMAGE.astype(np.uint16) * 300
     (tmp_path / "scan.png").write_bytes(png(image))
     (view,) = read_image_file(tmp_path / "scan.png")
     assert (view.name, view.view, view.kind) == ("scan", None, "png")
     assert view.pixels.dtype == np.float32
     assert (view.pixels == image).all()
     assert view.region == (0, 0, HEIGHT, WIDTH)
+    assert (view.gain, view.overflowed, view.frame) == (1, 0, None)
 
 
-def test_jpeg_has_the_view_of_its_folder(tmp_path):
+def with_full_bladder(view: PhantomView, gain: float = 2.5) -> PhantomView:
+    """The view with a blurred spot of 180 counts a pixel, at which the grey values wrap."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    spot = 180 * np.exp(-((rows - 430) ** 2 + (columns - 128) ** 2) / (2 * 6**2))
+    counts = view.counts + np.random.default_rng(0).poisson(spot).astype(np.uint16)
+    return dataclasses.replace(view, counts=counts, gain=gain, grey=to_grey(counts, gain))
+
+
+@pytest.fixture(scope="module")
+def phantom() -> PhantomView:
+    return with_full_bladder(simulate_patient(5, 1).views[0])
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_hot_spots_of_8_bit_images_get_their_turns_back(tmp_path, phantom, kind):
+    """Against the simulator's counts: grey = round(gain x counts) mod 256."""
+    if kind == "png":
+        data = png(phantom.grey)
+    else:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 100]
+        data = cv2.imencode(".jpg", phantom.grey, quality)[1].tobytes()
+    (tmp_path / "scan").write_bytes(data)
+    (view,) = read_image_file(tmp_path / "scan")
+    truth = np.rint(phantom.gain * phantom.counts)
+    wrong = np.abs(view.pixels - truth) > 20
+    assert wrong.sum() < 0.1 * (truth > 255).sum()
+    assert view.overflowed == pytest.approx(int((truth > 255).sum()), rel=0.1, abs=3)
+    assert view.gain == pytest.approx(phantom.gain, rel=0.05)
+
+
+def test_images_have_the_view_of_their_folder(tmp_path):
     data = jpeg(np.random.default_rng(0))
-    (tmp_path / "wholeBodyPOST").mkdir()
-    (tmp_path / "wholeBodyPOST" / "7.jpg").write_bytes(data)
-    (view,) = read_image_file(tmp_path / "wholeBodyPOST" / "7.jpg")
-    assert (view.name, view.view, view.kind) == ("7-posterior", "posterior", "jpeg")
+    for folder, name, view in (
+        ("wholeBodyPOST", "7-posterior", "posterior"),
+        ("wholeBodyANT", "7-anterior", "anterior"),
+        ("kneeLPOST", "7-posterior", "posterior"),
+        ("vertbraANT", "7-anterior", "anterior"),
+        ("elsewhere", "7", None),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "7.jpg").write_bytes(data)
+        (read,) = read_image_file(tmp_path / folder / "7.jpg")
+        assert (read.name, read.view, read.kind) == (name, view, "jpeg")
+    # Nothing in it reaches 256: the values are what another decoder finds.
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert (view.pixels == decoded).all()
+    assert (read.pixels == decoded).all()
 
 
 def test_dicom_gives_one_view_a_frame_in_the_middle_of_zeros(tmp_path):
@@ -49,6 +90,16 @@ def test_dicom_gives_one_view_a_frame_in_the_middle_of_zeros(tmp_path):
         assert view.region == (480, 112, 64, 32)
         assert (view.pixels[480:544, 112:144] == PIXELS[view.view]).all()
         assert view.pixels.sum() == PIXELS[view.view].sum()
+        assert (view.gain, view.overflowed) == (1, 0)
+        assert view.frame.pixel_spacing == (2.26, 2.5)
+
+
+def test_dicom_without_preamble_is_told_from_other_files(tmp_path):
+    dataset = nm_dataset(PIXELS["anterior"][None])
+    dataset.preamble = None
+    dataset.save_as(tmp_path / "scan", enforce_file_format=False)
+    (view,) = read_image_file(tmp_path / "scan")
+    assert view.pixels.sum() == PIXELS["anterior"].sum()
 
 
 def test_frames_of_unknown_view_are_numbered(tmp_path):
@@ -67,6 +118,8 @@ REFUSED = {
     "cut JPEG": (jpeg(np.random.default_rng(0))[:-9], "is truncated or damaged"),
     "large image": (png(np.zeros((1025, 256), np.uint8)), "size is 1025x256, expected 1024x256"),
     "wide image": (png(np.zeros((256, 1024), np.uint8)), "size is 256x1024, expected 1024x256"),
+    "large JPEG": (jpeg(np.random.default_rng(0), 1032), "size is 1032x256, expected 1024x256"),
+    "PNG bomb": (GREY_PNG[:16] + b"\x7f\xff\xff\xff" * 2 + GREY_PNG[24:], "expected 1024x256"),
     "text": (b"hello", "is no image file"),
     "nothing": (b"", "is no image file"),
 }

@@ -1,0 +1,196 @@
+"""Tells what scans hold: kind, view, size, gain, overflow, counts and boxes, without a network."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from bonescan_jax.errors import InputError
+from bonescan_jax.progress import Progress
+from bonescan_jax.scans import ABNORMAL, NORMAL
+from bonescan_jax.scans.annotations import parse_boxes
+from bonescan_jax.scans.bs80k import XML_FOLDERS
+from bonescan_jax.scans.dicom import DicomFrame, pair_views, read_bytes
+from bonescan_jax.scans.files import FileView, bs80k_folder, list_image_files, read_image_file
+from bonescan_jax.scans.findings import printable
+
+LOG_WIDTH = 160  # columns of the table where there is no terminal
+
+
+class ScanRow(NamedTuple):
+    """What is told about one scan."""
+
+    kind: str  # jpeg, png or dicom
+    layout: str | None  # "BS-80K whole body", "BS-80K crop", or None: neither
+    view: str | None  # one of VIEWS
+    size: tuple[int, int]  # height, width in pixels
+    gain: float  # grey values a count
+    overflowed_pixels: int  # grey values that had lost turns of 256
+    counts: int  # sum of the pixels, divided by the gain
+    boxes_abnormal: int | None  # None: nobody annotated it
+    boxes_normal: int | None
+    note: str  # what is remarkable about it
+    frame: DicomFrame | None  # of DICOM; without its pixels
+
+
+class FileReport(NamedTuple):
+    """The scans of one file, or why it cannot be read."""
+
+    path: Path
+    scans: tuple[ScanRow, ...]
+    problem: str | None  # one sentence
+
+
+def inspect_files(sources: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
+    """Reads every image file and prints a table of their scans on standard error.
+
+    Args:
+        sources: files, and folders to be searched.
+
+    Returns:
+        How many `files` and `scans` there are, how many scans overflowed (`overflowed`) or have
+        notes (`noted`), how many `pairs` the views in DICOM make, and how many files are
+        `unreadable`; of a single file also what `ScanRow` holds, as lists if it has several scans.
+        And a sentence for each unreadable file.
+
+    Raises:
+        InputError: there is no such path, or a folder without image files.
+    """
+    paths = list(dict.fromkeys(path for source in sources for path in list_image_files(source)))
+    reports = []
+    # Decoding and arithmetic on arrays leave the interpreter free.
+    with Progress("inspect", len(paths)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for report in pool.map(inspect_file, paths):
+            reports.append(report)
+            progress.advance()
+    _print_table(reports)
+    scans = [scan for report in reports for scan in report.scans]
+    problems = [report.problem for report in reports if report.problem]
+    pairs, _ = pair_views(scan.frame for scan in scans if scan.frame)
+    result = {
+        "files": len(paths),
+        "scans": len(scans),
+        "overflowed": sum(scan.overflowed_pixels > 0 for scan in scans),
+        "noted": sum(bool(scan.note) for scan in scans),
+        "pairs": len(pairs),
+        "unreadable": len(problems),
+    }
+    if len(paths) == 1 and scans:
+        result |= _describe(scans)
+    return result, problems
+
+
+def inspect_file(path: Path) -> FileReport:
+    """Reads one file; what keeps it from being read becomes part of the report."""
+    try:
+        views = read_image_file(path)
+        return FileReport(path, tuple(_inspect_view(path, view, views) for view in views), None)
+    except InputError as error:
+        return FileReport(path, (), str(error))
+
+
+def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> ScanRow:
+    region, _ = bs80k_folder(path) or (None, None)
+    abnormal, normal, note = None, None, ""
+    if view.frame:
+        note = _compare_counts(views)
+    elif region == "wholeBody":
+        abnormal, normal, note = _count_boxes(path, view)
+    crop = None if region is None else "BS-80K crop"
+    return ScanRow(
+        kind=view.kind,
+        layout="BS-80K whole body" if region == "wholeBody" else crop,
+        view=view.view,
+        size=(view.region.height, view.region.width),
+        gain=round(view.gain, 3),
+        overflowed_pixels=view.overflowed,
+        counts=round(float(view.pixels.sum(dtype=np.float64)) / view.gain),
+        boxes_abnormal=abnormal,
+        boxes_normal=normal,
+        note=note,
+        frame=view.frame and _without_pixels(view.frame),
+    )
+
+
+def _without_pixels(frame: DicomFrame) -> DicomFrame:
+    """The same shape in no memory: a folder may hold thousands."""
+    return frame._replace(pixels=np.broadcast_to(np.float32(0), frame.pixels.shape))
+
+
+def _compare_counts(views: Sequence[FileView]) -> str:
+    """What a DICOM file declares as its sum may differ from it, if the pixels were changed."""
+    declared = views[0].frame.counts_accumulated
+    found = sum(float(view.pixels.sum(dtype=np.float64)) for view in views)
+    if declared is None or declared == found:
+        return ""
+    return f"Counts Accumulated is {declared:,}, the pixels sum to {found:,.0f}"
+
+
+def _count_boxes(path: Path, view: FileView) -> tuple[int | None, int | None, str]:
+    """Abnormal and normal boxes beside a whole-body image; a view without an XML file has none."""
+    folder = path.parent / XML_FOLDERS[view.view]
+    xml = folder / f"{path.stem}.xml"
+    if not folder.is_dir():
+        return None, None, ""
+    if not xml.is_file():
+        return 0, 0, ""
+    boxes, defects = parse_boxes(read_bytes(xml))
+    if boxes is None:
+        raise InputError(f"{printable(str(xml))}: {defects[0].phrase}.")
+    labels = [box.label for box in boxes]
+    note = "; ".join(f"{xml.name}: {defect.phrase}" for defect in defects)
+    return labels.count(ABNORMAL), labels.count(NORMAL), note
+
+
+def _describe(scans: Sequence[ScanRow]) -> dict[str, Any]:
+    """What JSON says of the scans of one file: values, or lists of them."""
+    fields = [field for field in ScanRow._fields if field != "frame"]
+    columns = {field: [getattr(scan, field) for scan in scans] for field in fields}
+    return {field: values[0] if len(scans) == 1 else values for field, values in columns.items()}
+
+
+def _print_table(reports: Sequence[FileReport]) -> None:
+    table = rich.table.Table("file", "kind", "view", "size", box=rich.box.SIMPLE_HEAD)
+    for name in ("gain", "overflowed", "counts", "abnormal", "normal"):
+        table.add_column(name, justify="right")
+    table.add_column("note")
+    table.columns[0].overflow = "fold"
+    for report in reports:
+        # Text: a name may hold what rich takes for a colour.
+        name = rich.text.Text(printable(str(report.path)))
+        if report.problem:
+            reason = report.problem.removeprefix(f"{name}: ")
+            table.add_row(name, "unreadable", *[""] * 7, rich.text.Text(reason))
+        for scan in report.scans:
+            table.add_row(name, *_cells(scan), rich.text.Text(scan.note))
+    console = rich.console.Console(stderr=True)
+    if not console.is_terminal:  # a log file has no width of its own
+        console.width = LOG_WIDTH
+    console.print(table)
+
+
+def _cells(scan: ScanRow) -> list[str]:
+    boxes = (scan.boxes_abnormal, scan.boxes_normal)
+    return [
+        f"{scan.kind}, {scan.layout}" if scan.layout else scan.kind,
+        (scan.view or "unknown") + (_energy(scan.frame) if scan.frame else ""),
+        "x".join(map(str, scan.size)),
+        f"{scan.gain:.2f}",
+        f"{scan.overflowed_pixels:,}",
+        f"{scan.counts:,}",
+        *("" if count is None else str(count) for count in boxes),
+    ]
+
+
+def _energy(frame: DicomFrame) -> str:
+    """Which energy window, if it can be told from others."""
+    if frame.energy_range:
+        return ", {:g}-{:g} keV".format(*frame.energy_range)
+    return f", window {frame.energy_window}" if frame.energy_window > 1 else ""

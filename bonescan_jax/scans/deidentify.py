@@ -1,0 +1,223 @@
+"""De-identifies NM DICOM: the only way by which a header leaves this program.
+
+Source: Basic Application Level Confidentiality Profile, DICOM PS3.15, Annex E. That profile lists
+what to remove; here everything is left out but a short list of what the image needs, so private
+and unheard-of elements are gone too. What is kept is rebuilt: numbers as numbers, codes only if
+they are terms of the standard, UIDs as keyed hashes, pixels decoded, so that no text of the source
+is ever copied.
+"""
+
+import hashlib
+import hmac
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    NuclearMedicineImageStorage,
+    SecondaryCaptureImageStorage,
+)
+from pydicom.valuerep import DSfloat
+
+from bonescan_jax.scans.dicom import check_whole_body, frame_vectors, frame_views
+from bonescan_jax.scans.dicom_pixels import DicomError, decode_pixels
+
+METHOD = "PS3.15 Annex E Basic Profile, as an allow-list"
+_SOP_CLASSES = (
+    NuclearMedicineImageStorage,
+    SecondaryCaptureImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+)
+_NUMBERS = "numbers"
+# Numbers, terms that the standard defines (PS3.3, C.8.4), or what is kept of a sequence's items.
+_KEPT: Mapping[str, Any] = {
+    "ImageType": {"ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "WHOLE BODY", "EMISSION"},
+    "Modality": {"NM"},
+    "BodyPartExamined": {"WHOLEBODY"},
+    "ConversionType": {"DV", "DI", "DF", "WSD", "SD", "SI", "DRW", "SYN"},
+    "CountsAccumulated": _NUMBERS,
+    "AcquisitionTerminationCondition": {"CNTS", "DENS", "MANU", "OVFL", "TIME", "TRIG"},
+    "ActualFrameDuration": _NUMBERS,
+    "CountRate": _NUMBERS,
+    "ScanVelocity": _NUMBERS,
+    "ScanLength": _NUMBERS,
+    "WholeBodyTechnique": {"1PS", "2PS", "PCN", "MSP"},
+    "SamplesPerPixel": _NUMBERS,
+    "PhotometricInterpretation": {"MONOCHROME2"},
+    "NumberOfFrames": _NUMBERS,
+    "Rows": _NUMBERS,
+    "Columns": _NUMBERS,
+    "PixelSpacing": _NUMBERS,
+    "CorrectedImage": {"UNIF", "COR", "NCO", "DECY", "ATTN", "SCAT", "DTIM", "NRGY", "LIN"},
+    "BitsAllocated": _NUMBERS,
+    "BitsStored": _NUMBERS,
+    "HighBit": _NUMBERS,
+    "PixelRepresentation": _NUMBERS,
+    "RescaleIntercept": _NUMBERS,
+    "RescaleSlope": _NUMBERS,
+    "LossyImageCompression": {"00", "01"},
+    "EnergyWindowVector": _NUMBERS,
+    "NumberOfEnergyWindows": _NUMBERS,
+    "EnergyWindowInformationSequence": {
+        "EnergyWindowRangeSequence": {
+            "EnergyWindowLowerLimit": _NUMBERS,
+            "EnergyWindowUpperLimit": _NUMBERS,
+        }
+    },
+    "DetectorVector": _NUMBERS,
+    "NumberOfDetectors": _NUMBERS,
+    "DetectorInformationSequence": {
+        "CollimatorType": {"PARA", "PINH", "FANB", "CONE", "SLNT", "ASTG", "DIVG", "NONE", "UNKN"},
+        "FieldOfViewShape": {"RECTANGLE", "ROUND", "HEXAGONAL"},
+        "FieldOfViewDimensions": _NUMBERS,
+        "ZoomFactor": _NUMBERS,
+        "StartAngle": _NUMBERS,
+        "ImagePositionPatient": _NUMBERS,
+        "ImageOrientationPatient": _NUMBERS,
+    },
+}
+_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+# What an NM file must have, though it may be empty (type 2).
+_EMPTY = (
+    *("StudyDate", "StudyTime", "AccessionNumber", "Manufacturer", "ReferringPhysicianName"),
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "SeriesNumber", "InstanceNumber", "PositionReferenceIndicator"),
+)
+_EMPTY_SEQUENCES = (
+    "RadiopharmaceuticalInformationSequence",
+    "PatientOrientationCodeSequence",
+    "PatientGantryRelationshipCodeSequence",
+)
+_VIEW_CODES = {"anterior": "399321004", "posterior": "399001007"}  # CID 26, SNOMED CT
+_RUN_KEY = secrets.token_bytes(32)
+
+
+def deidentify(dataset: Dataset, key: bytes = _RUN_KEY) -> Dataset:
+    """Builds a dataset that holds the image, how to read it, and nothing of a person or place.
+
+    Views that only free text told (Image ID, Series Description) are written as View Code Sequence.
+
+    Args:
+        dataset: whole-body NM image with its file_meta, compressed or not; stays as it is.
+        key: UIDs that were equal are equal again if de-identified with the same key. Whoever has it
+            can recognise a UID that he knows; left out, it is random and ends with this process.
+
+    Returns:
+        Uncompressed, Explicit VR Little Endian, with file_meta, ready to be saved.
+
+    Raises:
+        DicomError: no whole-body NM image, or a damaged one.
+    """
+    check_whole_body(dataset)
+    if dataset.get("SOPClassUID") not in _SOP_CLASSES:
+        raise DicomError("SOP Class is another one, expected an NM or Secondary Capture image")
+    pixels = decode_pixels(dataset)
+    kept = _keep(dataset, _KEPT)
+    kept.SOPClassUID = dataset.SOPClassUID
+    for keyword in _UIDS:
+        setattr(kept, keyword, _new_uid(dataset.get(keyword) or secrets.token_hex(), key))
+    for keyword in _EMPTY:
+        setattr(kept, keyword, None)
+    for keyword in _EMPTY_SEQUENCES:
+        setattr(kept, keyword, [])
+    _write_views(kept, *_views(dataset, len(pixels)))
+    _write_pixels(kept, pixels)
+    kept.PatientIdentityRemoved = "YES"
+    kept.DeidentificationMethod = METHOD
+    kept.DeidentificationMethodCodeSequence = [
+        _code("113100", "DCM", "Basic Application Confidentiality Profile")
+    ]
+    kept.LongitudinalTemporalInformationModified = "REMOVED"
+    kept.file_meta = FileMetaDataset()
+    kept.file_meta.MediaStorageSOPClassUID = kept.SOPClassUID
+    kept.file_meta.MediaStorageSOPInstanceUID = kept.SOPInstanceUID
+    kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return kept
+
+
+def _keep(source: Dataset, rules: Mapping[str, Any]) -> Dataset:
+    """Rebuilds what the rules name."""
+    kept = Dataset()
+    for keyword, rule in rules.items():
+        value = source.get(keyword)
+        if value is None:
+            continue
+        if isinstance(rule, Mapping):
+            items = [_keep(item, rule) for item in value if isinstance(item, Dataset)]
+            setattr(kept, keyword, items)
+            continue
+        values = value if isinstance(value, MultiValue | list | tuple) else [value]
+        rebuilt = (
+            _numbers(values, dictionary_VR(keyword)) if rule is _NUMBERS else _terms(values, rule)
+        )
+        if rebuilt:
+            setattr(kept, keyword, rebuilt if len(rebuilt) > 1 else rebuilt[0])
+    return kept
+
+
+def _numbers(values: Any, vr: str) -> list[Any]:  # noqa: ANN401
+    """The values as fresh numbers; none if one of them is no number."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    if not all(map(math.isfinite, numbers)):
+        return []
+    return [DSfloat(number, auto_format=True) if vr == "DS" else int(number) for number in numbers]
+
+
+def _terms(values: Any, allowed: set[str]) -> list[str]:  # noqa: ANN401
+    """The values up to the first that is no term of the standard."""
+    known = [value in allowed for value in map(str, values)]
+    return [str(value) for value in values[: [*known, False].index(False)]]
+
+
+def _new_uid(uid: str, key: bytes) -> str:
+    """A UID under 2.25 (PS3.5, B.2) that tells nothing of the old one without the key."""
+    digest = hmac.new(key, str(uid).encode(), hashlib.sha256).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def _views(dataset: Dataset, frames: int) -> tuple[list[str | None], list[int]]:
+    _, detectors = frame_vectors(dataset, frames)
+    return frame_views(dataset, detectors), detectors
+
+
+def _write_views(kept: Dataset, views: list[str | None], detectors: list[int]) -> None:
+    """Says each frame's view in the standard code of its detector."""
+    if len(views) == 1 and views[0] and not kept.get("DetectorInformationSequence"):
+        kept.DetectorInformationSequence = [Dataset()]
+        kept.DetectorVector, kept.NumberOfDetectors, detectors = 1, 1, [1]
+    items = kept.get("DetectorInformationSequence") or []
+    for view, number in zip(views, detectors, strict=True):
+        if view and 1 <= number <= len(items):
+            items[number - 1].ViewCodeSequence = [view_code(view)]
+    # Frames are indexed by energy window, then detector.
+    kept.FrameIncrementPointer = [0x00540010, 0x00540020]
+
+
+def _write_pixels(kept: Dataset, pixels: np.ndarray) -> None:
+    """Writes (F, H, W) values: neither a codestream's comments nor unused bits come along."""
+    bits, kind = kept.BitsAllocated, "i" if kept.PixelRepresentation else "u"
+    data = pixels.astype(f"<{kind}{bits // 8}").tobytes()
+    kept.add_new("PixelData", "OB" if bits == 8 else "OW", data + b"\0" * (len(data) % 2))
+
+
+def view_code(view: str) -> Dataset:
+    """The code of a view, an item of View Code Sequence (CID 26)."""
+    return _code(_VIEW_CODES[view], "SCT", f"{view.title()} projection")
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    return code
