@@ -80,6 +80,21 @@ class Body:
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
     stature: float  # mm
     child: bool
+    pose: "_Pose"
+    vertex: float  # row of the top of the head
+
+    def locate(self, points: np.ndarray, part: str, side: int | None = None) -> np.ndarray:
+        """Return where points of the canonical frame lie in this patient.
+
+        Args:
+          points: (n, 3) mm in the frame of `anatomy`, on the right side with x < 0.
+          part: what they move with: "trunk" or a bone of a limb, such as "femur".
+          side: 0 left, 1 right; None for the trunk.
+
+        Returns:
+          (n, 3) column, row (pixels of the anterior view), height above the table (mm).
+        """
+        return _to_pixels(_place(points, part, self.pose, side), self.pose, self.vertex)
 
 
 @dataclass(frozen=True)
@@ -206,6 +221,15 @@ def _place(points: np.ndarray, part: str, pose: _Pose, side: int | None = None) 
             out[:, 1] += pose.shoulder_lift[side] * np.clip(np.abs(points[:, 0]) / 158, 0, 1)
     turn(out, np.array([0, 800, 0], np.float32), pose.tilt)
     return out
+
+
+def _to_pixels(points: np.ndarray, pose: _Pose, vertex: float) -> np.ndarray:
+    """Turn posed points (n, 3) in mm into column, row (pixels) and height above the table (mm)."""
+    return np.stack([
+        (points[:, 0] + pose.shift[0]) / PIXEL_MM + (WIDTH - 1) / 2,
+        points[:, 1] / PIXEL_MM + vertex,
+        points[:, 2],
+    ], 1).astype(np.float32)  # fmt: skip
 
 
 def _place_skeleton(bones: Skeleton, pose: _Pose) -> np.ndarray:
@@ -339,10 +363,10 @@ def draw_body(rng: np.random.Generator) -> Body:
     if child:
         weight = weight * growth_plates(bones)
     spots: list[HotSpot] = []
-    if rng.random() < (0.05 if child else 0.38):
+    if rng.random() < (0.05 if child else 0.45):
         spots += malignant(rng, bones, weight)
-    quiet = child or rng.random() < 0.37  # healthy joints: BS-80K has views without a hot spot
-    spots += benign(rng, bones, weight, 0.5 if quiet else rng.gamma(1.3, 10.0))
+    quiet = child or rng.random() < 0.21  # healthy joints: BS-80K has views without a hot spot
+    spots += benign(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 10.5))
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):
@@ -352,11 +376,9 @@ def draw_body(rng: np.random.Generator) -> Body:
         start += len(organ.points)
         excess = organ.activity.astype(np.float32)
         spots.append(HotSpot(organ.kind, NORMAL, organ.kind, index, excess))
-    cloud = np.concatenate(posed).astype(np.float32)
     height = stature / PIXEL_MM
     top = float(np.clip(rng.normal(52, 14), 22, max(24, HEIGHT - 60 - height)))
-    cloud[:, 0] = (cloud[:, 0] + pose.shift[0]) / PIXEL_MM + (WIDTH - 1) / 2
-    cloud[:, 1] = cloud[:, 1] / PIXEL_MM + top
+    cloud = _to_pixels(np.concatenate(posed), pose, top)
     girth = float(np.clip(np.exp(rng.normal(0, 0.09)), 0.85, 1.3))
     thickness, middle = _soft_tissue(pose, top, girth, np.exp(rng.normal(0, 0.05, 3)))
     edge = int(rng.integers(0, 14))
@@ -366,7 +388,7 @@ def draw_body(rng: np.random.Generator) -> Body:
         edge,
         WIDTH - edge,
     )
-    tissue = 0.088 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
+    tissue = 0.075 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
     return Body(
         cloud,
         np.concatenate(activity),
@@ -378,4 +400,6 @@ def draw_body(rng: np.random.Generator) -> Body:
         field,
         stature,
         child,
+        pose,
+        top,
     )

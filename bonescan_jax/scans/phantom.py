@@ -12,9 +12,10 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from xml.etree import ElementTree as ET
 
 import cv2
@@ -32,15 +33,22 @@ ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
 SCATTER, SCATTER_MM = 0.35, 35.0
 DETECTOR_GAP, TABLE_GAP = 40.0, 55.0  # mm from skin, from the back through the table
-COUNTS = (0.5e6, 1.2e6)  # per view, as in BS-80K
+# Per view. BS-80K's chest crops hold 27,000–87,000 counts (5th to 95th percentile of grey sum over
+# gain) and a crop is some 9 % of a view.
+COUNTS = (0.4e6, 1.2e6)
 GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
+GAIN_MEDIAN, GAIN_SPREAD = 1.9, 0.3  # log-normal: variance over mean of its chest crops
+# BS-80K's export brings all scans to about one brightness: between its crops of gain 1 and of gain
+# 3 the sum of grey values differs by a tenth. Gain × counts of a view, and its spread:
+BRIGHTNESS, BRIGHTNESS_SPREAD = 0.91e6, 0.12
 _SLABS = 6  # depths that share one blur
-EDGE = 0.45  # a hot spot reaches to this fraction of its own peak: what a person would box
-# What a person would see and call hot: contrast over the ordinary uptake there, signal to noise,
-# and brightness relative to bone, since a faint spot on a dim bone is no hot spot.
-MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 9.0, 1.25
+EDGE = 0.4  # a hot spot reaches to this fraction of its own peak: what a person would box
+# What a person would see and call hot: contrast over the ordinary uptake there, signal to noise
+# (Rose: 5 is just seen), and brightness relative to bone, since a faint spot on a dim bone is none.
+MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 8.0, 1.2
 MERGE = 8.0  # pixels, 18 mm
 
+Task, Result = TypeVar("Task"), TypeVar("Result")
 # A hot spot as a view shows it: its own expected counts in a window, row and column of the window.
 Seen = tuple[HotSpot, np.ndarray, int, int]
 
@@ -173,12 +181,13 @@ def _is_visible(
       around: expected counts of all else at the same pixels.
       ordinary: what of them is no hot spot: of two foci in one joint neither hides the other.
       bone: expected counts of bone in this view.
-      kind: HotSpot.kind; kidneys and bladder are expected, so they must stand out more.
+      kind: HotSpot.kind; bladder and kidneys are expected, so they must stand out more: kidneys
+        are as bright as the spine in most patients, and no reader boxes these.
     """
     peak = int(spot.argmax())
     contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
     snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
-    need = {"kidney": 2.7, "bladder": 3.0}.get(kind, MIN_CONTRAST)
+    need = {"kidney": 4.5, "bladder": 2.2}.get(kind, MIN_CONTRAST)
     bright = spot.flat[peak] + around.flat[peak] > MIN_BRIGHTNESS * bone
     return bright and contrast > need and snr > MIN_SNR
 
@@ -232,9 +241,14 @@ def _annotate(
         ordinary[windows[-1]] -= image
     ordinary = np.maximum(ordinary, 0)
     bone = bone_reference(np.rint(ordinary))
-    for (spot, image, _, _), window in zip(spots, windows, strict=True):
-        around = np.maximum(total[window] - image, 0)
-        if _is_visible(image, around, ordinary[window], bone, spot.kind):
+    visible = [
+        _is_visible(image, np.maximum(total[w] - image, 0), ordinary[w], bone, spot.kind)
+        for (spot, image, _, _), w in zip(spots, windows, strict=True)
+    ]
+    # Nobody boxes one kidney and leaves out the other.
+    kidney = any(v for v, (spot, *_) in zip(visible, spots, strict=True) if spot.kind == "kidney")
+    for seen, (spot, image, _, _), window in zip(visible, spots, windows, strict=True):
+        if seen or (kidney and spot.kind == "kidney"):
             layers[spot.label][window] |= image > EDGE * image.max()
     layers[NORMAL] &= ~layers[ABNORMAL]
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -252,9 +266,18 @@ def _annotate(
     return mask, tuple(sorted(boxes, key=lambda box: (box.ymin, box.xmin)))
 
 
-def _simulate_view(
+def simulate_view(
     body: Body, view: str, counts: float, gain: float, rng: np.random.Generator
 ) -> PhantomView:
+    """Take one view of a body.
+
+    Args:
+      body: who lies on the table.
+      view: one of VIEWS.
+      counts: to expect from the body; the air around it adds some.
+      gain: grey values a count.
+      rng: of the noise.
+    """
     camera = _Camera(body, view)
     image = camera.soft_tissue(body.tissue)
     bones, top, left = camera.project(body.weight)
@@ -272,7 +295,7 @@ def _simulate_view(
     scanned[top:bottom, left:right] = 1
     image *= scanned
     scale = counts / float(image.sum())
-    air = 0.3 * counts / 3.6e6 * rng.uniform(0.1, 0.7)  # 0.3 a pixel in NM1 with its 3.6 M counts
+    air = 0.3 * counts / 3.6e6 * rng.uniform(0.5, 1.3)  # 0.3 a pixel in NM1 with its 3.6 M counts
     expected = image * scale + air * scanned
     noisy = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
     seen = [(spot, own * scale, r, c) for spot, own, r, c in spots]
@@ -286,6 +309,11 @@ def to_grey(counts: np.ndarray, gain: float) -> np.ndarray:
     return (np.rint(gain * counts.astype(np.float64)).astype(np.int64) % 256).astype(np.uint8)
 
 
+def patient_generator(seed: int, patient: int) -> np.random.Generator:
+    """Return the generator that draws a patient: first the body, then the views."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, patient])))
+
+
 def simulate_patient(seed: int, patient: int) -> PhantomPatient:
     """Simulate both views of a patient.
 
@@ -297,15 +325,113 @@ def simulate_patient(seed: int, patient: int) -> PhantomPatient:
       The patient; the same for the same (seed, patient), whatever was simulated before. Both views
       share one gain, as one export of one study does; their counts differ by a few percent.
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, patient])))
+    rng = patient_generator(seed, patient)
     body = draw_body(rng)
-    gain = float(rng.uniform(*GAIN))
-    counts = 0.56e6 * 2 ** rng.beta(1.0, 2.5)  # more of the short scans: BS-80K is dark
+    gain = float(np.clip(GAIN_MEDIAN * np.exp(rng.normal(0, GAIN_SPREAD)), *GAIN))
+    counts = BRIGHTNESS * np.exp(rng.normal(0, BRIGHTNESS_SPREAD)) / gain
     views = []
     for view in VIEWS:
         total = float(np.clip(counts * rng.normal(1, 0.05), COUNTS[0] * 1.01, COUNTS[1] * 0.97))
-        views.append(_simulate_view(body, view, total, gain, rng))
+        views.append(simulate_view(body, view, total, gain, rng))
     return PhantomPatient(patient, (views[0], views[1]), body.hot_spots, body.child, body.stature)
+
+
+# ------------------------------------------------------------------------------ files of any layout
+
+
+def tally_view(view: PhantomView) -> dict[str, int]:
+    """Return what is counted of a view."""
+    labels = [box.label for box in view.boxes]
+    return {
+        "boxes_abnormal": labels.count(ABNORMAL),
+        "boxes_normal": labels.count(NORMAL),
+        "views_without_hot_spots": int(not labels),
+        "abnormal_" + view.view: int(ABNORMAL in labels),
+    }
+
+
+def view_truth(view: PhantomView) -> dict[str, np.ndarray]:
+    """Return what truth/<patient>.npz holds of a view; boxes are rows of `Box`."""
+    return {
+        f"counts_{view.view}": view.counts,
+        f"mask_{view.view}": view.mask,
+        f"boxes_{view.view}": np.array(view.boxes, np.int64).reshape(-1, 5),
+        f"gain_{view.view}": np.float64(view.gain),
+    }
+
+
+def side_by_side(
+    work: Callable[[Task], Result], tasks: Sequence[Task], processes: int
+) -> Iterator[Result]:
+    """Yield work(task) of every task in any order, done in one process or in several."""
+    if processes == 1:
+        yield from map(work, tasks)
+        return
+    # spawn: JAX may run threads in the parent, and a fork would copy their locks.
+    chunk = max(1, min(4, len(tasks) // (4 * processes)))  # progress comes a chunk at a time
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(work, tasks, chunk)
+
+
+def for_each_patient(
+    write_patient: Callable[[tuple[str, int, int]], tuple[int, dict[str, int]]],
+    out: Path,
+    num_patients: int,
+    seed: int,
+    processes: int,
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Call write_patient((out, seed, patient)) in one process or several; yield what it returns.
+
+    Patients come in any order.
+    """
+    tasks = [(str(out), seed, patient) for patient in range(1, num_patients + 1)]
+    return side_by_side(write_patient, tasks, processes)
+
+
+def write_folder(
+    out: Path,
+    num_patients: int,
+    num_processes: int | None,
+    write_all: Callable[[Path, int], Counter[str]],
+) -> dict[str, int | float]:
+    """Make a folder of simulated patients that appears only when all is written.
+
+    Args:
+      out: must not exist or be empty.
+      num_patients: at least 1.
+      num_processes: None: one for each processor.
+      write_all: writes into the folder that it is given, in so many processes, and returns the sums
+        of `tally_view`.
+
+    Returns:
+      Counts of patients, views, boxes by class, views without hot spots, and the seconds it took.
+
+    Raises:
+      InputError: `out` holds something, or `num_patients` is not positive.
+    """
+    out = Path(out)
+    if num_patients < 1:
+        raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} already holds something; expected a new or an empty folder.")
+    start = time.monotonic()
+    processes = min(num_processes or os.cpu_count() or 1, num_patients)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        totals = write_all(partial, processes)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {
+        "patients": num_patients,
+        "views": 2 * num_patients,
+        "boxes_abnormal": totals["boxes_abnormal"],
+        "boxes_normal": totals["boxes_normal"],
+        "views_without_hot_spots": totals["views_without_hot_spots"],
+        "seconds": round(time.monotonic() - start, 3),
+    }
 
 
 # ---------------------------------------------------------------------------------- BS-80K's files
@@ -345,16 +471,8 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
             (out / folder / annotations / f"{patient}.xml").write_bytes(
                 _xml(folder, f"{patient}.jpg", view.boxes)
             )
-        labels = [box.label for box in view.boxes]
-        tally["boxes_abnormal"] += labels.count(ABNORMAL)
-        tally["boxes_normal"] += labels.count(NORMAL)
-        tally["views_without_hot_spots"] += not labels
-        tally["abnormal_" + view.view] = int(ABNORMAL in labels)
-        truth |= {
-            f"counts_{view.view}": view.counts,
-            f"mask_{view.view}": view.mask,
-            f"gain_{view.view}": np.float64(view.gain),
-        }
+        tally.update(tally_view(view))
+        truth |= view_truth(view)
     np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
     return patient, dict(tally)
 
@@ -370,26 +488,14 @@ def _write_all(
     for view in VIEWS:
         (out / FOLDERS[view] / XML_FOLDERS[view]).mkdir(parents=True)
     (out / "truth").mkdir()
-    tasks = [(str(out), seed, patient) for patient in range(1, num_patients + 1)]
     totals: Counter[str] = Counter()
     labels: dict[str, dict[int, int]] = {view: {} for view in VIEWS}
-
-    def take(patient: int, tally: dict[str, int]) -> None:
+    for patient, tally in for_each_patient(_write_patient, out, num_patients, seed, processes):
         for view in VIEWS:
             labels[view][patient] = tally.pop("abnormal_" + view)
         totals.update(tally)
         if on_patient is not None:
             on_patient(patient)
-
-    if processes == 1:
-        for task in tasks:
-            take(*_write_patient(task))
-    else:
-        # spawn: JAX may run threads in the parent, and a fork would copy their locks.
-        chunk = max(1, min(16, num_patients // (4 * processes)))
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            for patient, tally in pool.imap_unordered(_write_patient, tasks, chunk):
-                take(patient, tally)
     for view, folder in FOLDERS.items():
         lines = [f"{patient}.jpg\t{label}\n" for patient, label in sorted(labels[view].items())]
         (out / folder / f"{folder}.txt").write_text("".join(lines))
@@ -410,31 +516,13 @@ def write_bs80k(
       on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:
-      Counts of patients, views, boxes by class, views without hot spots, and the seconds it took.
+      What `write_folder` returns.
 
     Raises:
-      InputError: `out` holds something, or `num_patients` is not positive.
+      InputError: as `write_folder`.
     """
-    out = Path(out)
-    if num_patients < 1:
-        raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} already holds something; expected a new or an empty folder.")
-    start = time.monotonic()
-    processes = min(num_processes or os.cpu_count() or 1, num_patients)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        totals = _write_all(partial, num_patients, seed, processes, on_patient)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return {
-        "patients": num_patients,
-        "views": 2 * num_patients,
-        "boxes_abnormal": totals["boxes_abnormal"],
-        "boxes_normal": totals["boxes_normal"],
-        "views_without_hot_spots": totals["views_without_hot_spots"],
-        "seconds": round(time.monotonic() - start, 3),
-    }
+
+    def write_all(folder: Path, processes: int) -> Counter[str]:
+        return _write_all(folder, num_patients, seed, processes, on_patient)
+
+    return write_folder(out, num_patients, num_processes, write_all)

@@ -11,24 +11,26 @@ from bonescan_jax.scans.shapes import ellipsoid, turn
 
 # Malignant foci: share of foci by bone; spine, ribs and pelvis hold 70 %.
 _MALIGNANT = (
-    (0.13, ("T",)), (0.12, ("L",)), (0.03, ("sacrum",)), (0.21, ("rib",)), (0.15, ("ilium",)),
-    (0.06, ("ischium", "pubis")), (0.09, ("femur",)), (0.05, ("humerus",)), (0.03, ("scapula",)),
-    (0.08, ("sternum", "manubrium")), (0.03, ("skull",)), (0.02, ("clavicle",)),
+    (0.10, ("T",)), (0.10, ("L",)), (0.03, ("sacrum",)), (0.21, ("rib",)), (0.15, ("ilium",)),
+    (0.11, ("ischium", "pubis")), (0.09, ("femur",)), (0.05, ("humerus",)), (0.01, ("scapula",)),
+    (0.10, ("sternum", "manubrium")), (0.03, ("skull",)), (0.02, ("clavicle",)),
 )  # fmt: skip
 # Benign foci: share, bone, place on the left side, scatter, FWHM (mm), how often in pairs.
 _BENIGN = (
-    (0.10, "humerus", (156, 292, 80), 8, 15, 0.5), (0.07, "scapula", (164, 282, 78), 6, 13, 0.5),
-    (0.10, "clavicle", (27, 308, 166), 3, 13, 0.6), (0.05, "ulna", (152, 590, 55), 6, 14, 0.3),
-    (0.06, "hand", (158, 842, 62), 8, 14, 0.3), (0.04, "hand", (140, 885, 64), 12, 9, 0.2),
-    (0.05, "femur", (108, 868, 92), 12, 15, 0.3), (0.11, "femur", (66, 1248, 64), 7, 15, 0.5),
-    (0.06, "tibia", (106, 1276, 62), 7, 14, 0.3), (0.12, "patella", (86, 1236, 108), 5, 17, 0.6),
+    (0.07, "humerus", (156, 292, 80), 8, 15, 0.5), (0.05, "scapula", (164, 282, 78), 6, 13, 0.5),
+    (0.12, "clavicle", (27, 308, 166), 3, 13, 0.6), (0.03, "ulna", (152, 590, 55), 6, 14, 0.3),
+    (0.02, "hand", (158, 842, 62), 8, 14, 0.3), (0.04, "hand", (140, 885, 64), 12, 9, 0.2),
+    (0.04, "femur", (108, 868, 92), 12, 15, 0.3), (0.08, "femur", (66, 1248, 64), 7, 15, 0.5),
+    (0.06, "tibia", (106, 1276, 62), 7, 14, 0.3), (0.19, "patella", (86, 1236, 108), 5, 17, 0.6),
     (0.06, "foot", (80, 1650, 70), 12, 15, 0.4), (0.05, "foot", (55, 1690, 138), 4, 11, 0.4),
     (0.04, "tibia", (78, 1610, 58), 6, 14, 0.4), (0.04, "ilium", (46, 775, 44), 9, 14, 0.4),
-    (0.06, "face", (19, 150, 164), 7, 12, 0.2), (0.06, "mandible", (34, 190, 135), 10, 11, 0.0),
-    (0.07, "L", (22, 690, 85), 26, 15, 0.0), (0.05, "L", (17, 720, 60), 8, 12, 0.3),
-    (0.04, "T", (16, 480, 62), 55, 13, 0.0), (0.05, "C", (9, 205, 92), 22, 12, 0.0),
-    (0.10, "rib", (0, 0, 0), 0, 9, 0.0),
+    (0.08, "face", (19, 150, 164), 7, 14, 0.2), (0.07, "mandible", (34, 190, 135), 10, 14, 0.0),
+    (0.07, "L", (22, 690, 85), 26, 18, 0.0), (0.05, "L", (17, 720, 60), 8, 15, 0.3),
+    (0.04, "T", (16, 480, 62), 55, 17, 0.0), (0.05, "C", (9, 205, 92), 22, 15, 0.0),
+    (0.10, "rib", (0, 0, 0), 0, 14, 0.0),
 )  # fmt: skip
+# Callus of a break and the new bone of a metastasis make a rib thicker: bone volume over before.
+_RIB_GROWTH = 1.5
 # Regions whose uptake varies together from patient to patient (log-normal).
 _GROUPS = (
     ("skull",), ("face", "mandible"), ("C", "T", "L", "sacrum", "coccyx"), ("rib", "clavicle"),
@@ -39,9 +41,9 @@ _GROUPS = (
 # Over the published uptakes of `anatomy`: what brings the region means of an anterior view near
 # those of NM1, a real count image. Joints as hot as lesions would be boxed by a reader.
 _CALIBRATION = {
-    "skull": 0.75, "face": 0.4, "mandible": 0.45, "C": 0.7, "T": 0.8, "L": 0.75, "sacrum": 0.75,
-    "rib": 1.15, "sternum": 0.7, "manubrium": 0.7, "clavicle": 0.75, "scapula": 0.85,
-    "humerus": 0.85, "ilium": 0.7, "patella": 0.65, "tibia": 0.65, "foot": 0.8,
+    "skull": 0.75, "face": 0.55, "mandible": 0.45, "C": 0.7, "T": 0.8, "L": 0.75, "sacrum": 0.75,
+    "rib": 0.5, "sternum": 0.7, "manubrium": 0.7, "clavicle": 0.75, "scapula": 0.8,
+    "humerus": 0.85, "ilium": 0.7, "patella": 0.45, "tibia": 0.65, "foot": 0.8,
 }  # fmt: skip
 
 
@@ -97,23 +99,26 @@ def _focus(
     weight: np.ndarray,
     blobs: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a focus and their excess: overlapping lopsided blobs within bone."""
+    """Return the points of a focus and their excess: overlapping lopsided blobs within bone.
+
+    A blob takes up evenly and falls off at its rim: exp(-ln 2 (2 r / FWHM)⁴).
+    """
     away = bones.points[index] - centre
     near = np.linalg.norm(away, axis=1) < (1.6 + 0.8 * np.sqrt(blobs)) * fwhm
     index, away = index[near], away[near]
     field = np.zeros(len(index), np.float32)
     for blob in range(blobs):
-        sigma = fwhm / 2.355 * np.exp(rng.normal(0, 0.25, 3)) * (1.0 if blob == 0 else 0.85)
+        radius = fwhm / 2 * np.exp(rng.normal(0, 0.25, 3)) * (1.0 if blob == 0 else 0.85)
         offset = 0 if blob == 0 else rng.normal(0, 0.5 * fwhm * np.sqrt(blob), 3)
-        distance = (((away - offset) / sigma) ** 2).sum(1)
-        field = np.maximum(field, np.exp(-0.5 * distance))
+        distance = (((away - offset) / radius) ** 2).sum(1)
+        field = np.maximum(field, np.exp(-np.log(2) * distance**2))
     return index, ((times - 1) * field * weight[index]).astype(np.float32)
 
 
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
-    """Metastases: 1–30 foci, ×2–10 (median 5) over the bone that holds them, FWHM 6–25 mm."""
+    """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.3, 1.1))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(1.0, 0.95))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
@@ -123,14 +128,20 @@ def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> 
         if name.startswith(("femur", "humerus")):  # in adults only their upper ends hold marrow
             y = bones.points[index, 1]
             pool = index[y < y.min() + 0.35 * np.ptp(y)]
+        elif name[1:].isdigit():  # they settle in the body, less often in arch and processes
+            z = bones.points[index, 2]
+            pool = index[z > z.max() - 0.5 * np.ptp(z)]
+        elif name.startswith("rib"):  # its points run from the spine to the cartilage: the front
+            pool = index[len(index) // 2 :]  # half, as BS-80K boxes more from the front
         centre = bones.points[pool[rng.integers(len(pool))]]
-        if name[1:].isdigit():  # a vertebra: rather in the body than at the tip of a process
-            centre = 0.5 * (centre + bones.points[index].mean(0))
-        blobs = int(np.clip(rng.geometric(0.16), 1, 18))  # the larger, the more irregular
+        # Small and round, or large and irregular: BS-80K's boxes spread far beyond their median.
+        blobs = int(rng.geometric(0.35) if rng.random() < 0.4 else rng.integers(10, 80))
         if blobs > 5:  # has grown into its neighbours
             index = bones.indices(*_MALIGNANT[region][1])
-        fwhm = float(np.clip(np.exp(rng.normal(np.log(23), 0.35)), 6, 25))
-        times = float(np.clip(np.exp(rng.normal(np.log(5.0), 0.45)), 2, 10))
+        # Mostly near the upper end: the median box is 20 × 23 mm.
+        fwhm = float(np.clip(np.exp(rng.normal(np.log(26), 0.4)), 6, 25))
+        times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
+        times *= _RIB_GROWTH if name.startswith("rib") else 1.0
         focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
         spots.append(HotSpot("malignant", ABNORMAL, name, *focus))
     return spots
@@ -168,6 +179,7 @@ def benign(
             fwhm = 1.2 * size * float(np.exp(rng.normal(0, 0.25)))
             times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.5))
             blobs = int(rng.integers(1, 3))
+            times *= _RIB_GROWTH if _BENIGN[site][1] == "rib" else 1.0
             focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
             spots.append(HotSpot("benign", NORMAL, _BENIGN[site][1], *focus))
     return spots
@@ -200,11 +212,11 @@ def _kidneys(rng: np.random.Generator) -> list[Organ]:
 
 def _urine(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     """Bladder, and at times the urethra or a drop on skin or clothes."""
-    fill = float(np.exp(rng.normal(0, 0.25)))
+    fill = float(np.exp(rng.normal(0, 0.25))) * (0.55 if quiet else 1.0)
     centre = (rng.normal(0, 5), 882 - 10 * fill, 122)
     points, volume = ellipsoid(centre, np.array((27, 20, 25)) * fill)
-    uptake = float(np.clip(np.exp(rng.normal(np.log(4.2), 1.0)), 1.0, 50))  # SUV 3–50
-    uptake = min(uptake, 3.0) if quiet else uptake  # just voided
+    uptake = float(np.clip(np.exp(rng.normal(np.log(4.8), 1.0)), 1.0, 50))  # SUV 3–50
+    uptake = min(uptake, 1.5) if quiet else uptake  # just voided
     found = [Organ("bladder", "trunk", None, points, volume * uptake)]
     if rng.random() < (0.08 if quiet else 0.35):
         centre = (rng.normal(0, 9), rng.normal(962, 18), rng.normal(125, 15))

@@ -12,7 +12,9 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
 from bonescan_jax.scans import phantom as phantom_lib
 from bonescan_jax.scans.anatomy import skeleton
+from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.phantom import simulate_patient, to_grey, write_bs80k
+from bonescan_jax.scans.uptake import HotSpot
 
 PATIENTS = 20
 
@@ -70,7 +72,17 @@ def test_shapes_types_and_order(patients):
 
 def test_counts_are_bs80k_like(views):
     totals = np.array([int(view.counts.sum()) for view in views])
-    assert totals.min() >= 0.5e6 and totals.max() <= 1.2e6
+    assert totals.min() >= 0.4e6 and totals.max() <= 1.2e6
+    assert 0.45e6 < np.median(totals) < 0.8e6
+
+
+def test_views_are_about_as_bright_whatever_their_gain(views):
+    """BS-80K's chest crops: the gain varies threefold, the sum of grey values by a tenth or two."""
+    gains = np.array([view.gain for view in views])
+    brightness = np.array([view.gain * view.counts.sum() for view in views])
+    assert np.log(gains).std() > 0.2
+    assert np.corrcoef(gains, [view.counts.sum() for view in views])[0, 1] < -0.5
+    assert np.log(brightness).std() < 0.25
 
 
 def test_noise_is_poisson(monkeypatch):
@@ -190,6 +202,34 @@ def test_hot_spots_stand_out_in_the_counts(views):
                 counts[box.ymin : box.ymax, box.xmin : box.xmax][inside].mean() > np.median(rim)
             )
     assert np.mean(wins) > 0.9
+
+
+def test_what_is_plainly_hot_is_boxed(views):
+    """The other side: far from the boxes nothing is four times as bright as bone."""
+    for view in views:
+        counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
+        near = cv2.dilate((view.mask > 0).astype(np.uint8), np.ones((25, 25))) > 0
+        assert counts[~near].max() < 4 * bone_reference(view.counts)
+
+
+def test_kidneys_are_boxed_both_or_neither():
+    """One rule for a pair: kidneys just below and just above the threshold, on a body of water."""
+    total = np.full((HEIGHT, WIDTH), 10.0, np.float32)
+    spots = []
+    for column, height in ((80, 40.0), (160, 50.0)):  # 4 and 5 times what lies around
+        image = np.zeros((41, 41), np.float32)
+        image[20, 20] = 1
+        image = cv2.GaussianBlur(image, (0, 0), 6)
+        image *= height / image.max()
+        total[300:341, column : column + 41] += image
+        organ = HotSpot("kidney", NORMAL, "kidney", np.zeros(0, int), np.zeros(0))
+        spots.append((organ, image, 300, column))
+    field = (0, HEIGHT, 0, WIDTH)
+    _, boxes = phantom_lib._annotate(spots, total, field)
+    assert len(boxes) == 2
+    weak = [(spots[0][0], spots[0][1], 300, 80)]
+    total[300:341, 160:201] = 10
+    assert phantom_lib._annotate(weak, total, field)[1] == ()
 
 
 def test_skeleton_has_every_bone_on_both_sides():
