@@ -1,7 +1,7 @@
 """The verbs of `bonescan`: flags only, each verb's work is in the module it calls.
 
 Every verb ends with one line of JSON on standard output; progress and logs go to standard error.
-Exit codes: 0 done, 2 bad input (one sentence says which), 1 anything else.
+Exit codes: 0 done, 2 bad input (one sentence says which), 130 interrupted, 1 anything else.
 """
 
 import contextlib
@@ -39,6 +39,9 @@ def main() -> None:
     except (InputError, flags.Error) as error:
         print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"bonescan {arguments[0]}: interrupted", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as a shell says it
     if result is not None:
         print(json.dumps(result), flush=True)
 

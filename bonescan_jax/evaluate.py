@@ -1,4 +1,4 @@
-"""Scores a trained network on whole scans, beside a plain brightness threshold."""
+"""Scores a trained network: masks of whole scans beside a brightness threshold, or labels."""
 
 import json
 import time
@@ -25,6 +25,7 @@ from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
 from bonescan_jax.metrics.segmentation import segmentation_scores
 from bonescan_jax.metrics.threshold import ThresholdBaseline, threshold_overlap_counts
 from bonescan_jax.models.build import (
+    ImageNetwork,
     Network,
     Tree,
     build_network,
@@ -33,9 +34,10 @@ from bonescan_jax.models.build import (
 )
 from bonescan_jax.parallel import make_mesh, replicated
 from bonescan_jax.progress import Progress
-from bonescan_jax.scans import ABNORMAL, CLASSES
+from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
 from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes
-from bonescan_jax.train_step import make_predict_step, overlap_counts
+from bonescan_jax.scans.regions import REGIONS
+from bonescan_jax.train_step import make_classify_step, make_predict_step, overlap_counts
 from bonescan_jax.workdir import read_config, write_json
 
 PredictStep = Callable[[Tree, jax.Array, jax.Array], jax.Array]
@@ -48,7 +50,7 @@ BRIGHTEST = 50.0
 
 def load_network(
     config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
-) -> tuple[Network, Tree, int]:
+) -> tuple[Network | ImageNetwork, Tree, int]:
     """The network of a run with its newest averaged weights on every device, and their step.
 
     Raises:
@@ -63,7 +65,28 @@ def load_network(
     return build_network(config), weights, step
 
 
-def predictor_names(network: Network) -> tuple[str, ...]:
+def make_validation(
+    config: ml_collections.ConfigDict, network: Network | ImageNetwork, mesh: Mesh
+) -> Callable[[Tree], tuple[str, dict[str, float | None]]]:
+    """The function that scores weights on the validation split: the best predictor, its scores."""
+    if config.task == "classify":
+        classify_step = make_classify_step(network, mesh)
+
+        def validate(weights: Tree) -> tuple[str, dict[str, float | None]]:
+            images = score_images(config, "validation", classify_step, weights, mesh)
+            return network.heads[0], image_auc(images)
+
+    else:
+        predict_step = make_predict_step(network, mesh)
+
+        def validate(weights: Tree) -> tuple[str, dict[str, float | None]]:
+            counts = score_split(config, "validation", predict_step, weights, mesh)
+            return best_predictor(counts, network)
+
+    return validate
+
+
+def predictor_names(network: Network | ImageNetwork) -> tuple[str, ...]:
     """The heads, then their mean where there are several: the rows of `make_predict_step`."""
     return network.heads if len(network.heads) == 1 else (*network.heads, "mean")
 
@@ -122,7 +145,7 @@ def resolve_predictor(workdir: Path, predictor: str) -> str:
         ) from error
 
 
-def predictor_row(network: Network, predictor: str) -> int:
+def predictor_row(network: Network | ImageNetwork, predictor: str) -> int:
     """The row of `make_predict_step`'s result that holds a predictor.
 
     Raises:
@@ -139,16 +162,13 @@ def predictor_row(network: Network, predictor: str) -> int:
 def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
     """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
 
-    Every head, their mean and the threshold detector are scored side by side, because the mean of
-    the heads is not always the best of them (arXiv 1912.05074).
-
     Args:
         workdir: of a training run.
         split: train, validation or test.
         predictor: whose scores are the headline: "mean" of the heads, one, as "head_2", or "best".
 
     Returns:
-        The headline scores beside those of the threshold detector.
+        The headline scores; of masks beside those of the threshold detector.
 
     Raises:
         InputError: workdir, data or predictor cannot be used.
@@ -158,29 +178,103 @@ def evaluate(workdir: Path, split: str, predictor: str) -> dict[str, Any]:
     network, weights, step = load_network(config, workdir, mesh)
     predictor = resolve_predictor(workdir, predictor)
     row = predictor_row(network, predictor)
+    if config.task == "classify":
+        scores, details = _evaluate_classification(config, split, network, weights, mesh)
+    else:
+        scores, details = _evaluate_segmentation(config, split, network, weights, mesh, row)
+    summary = {"split": split, "step": step, "selected": predictor, **scores}
+    summary["workdir"] = str(workdir)
+    write_json(workdir / "evaluation" / f"{split}.json", summary | details)
+    return summary
+
+
+def _evaluate_segmentation(
+    config: ml_collections.ConfigDict,
+    split: str,
+    network: Network,
+    weights: Tree,
+    mesh: Mesh,
+    row: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Headline scores of the predictor in this row, and all details.
+
+    Every head, their mean and the threshold detector are scored side by side, because the mean of
+    the heads is not always the best of them (arXiv 1912.05074).
+    """
     scans = _score_scans(config, split, make_predict_step(network, mesh), weights, mesh, row)
     threshold = segmentation_scores(_threshold_counts(config, split))
 
     names = predictor_names(network)
     predictors = {name: segmentation_scores(scans.counts[i]) for i, name in enumerate(names)}
     auc = roc_auc(np.array(scans.image_scores), np.array(scans.image_labels, bool))
-    summary = {
-        "split": split,
-        "step": step,
+    scores = {
         "num_images": int(scans.counts.shape[1]),
-        "selected": predictor,
         **pooled_dice(scans.counts[row]),
         **{f"dice_threshold_{name}": threshold[name]["dice_pooled"] for name in CLASSES[1:]},
         "images_per_second": scans.images_per_second,
-        "workdir": str(workdir),
     }
     details = {
         "predictors": predictors | {"threshold": threshold},
         "detection": scans.detection(),
         "image_auc": auc and auc._asdict(),
+        "overlap_counts": scans.counts[row].tolist(),  # image, class; found, invented, missed
     }
-    write_json(workdir / "evaluation" / f"{split}.json", summary | details)
-    return summary
+    return scores, details
+
+
+def _evaluate_classification(
+    config: ml_collections.ConfigDict, split: str, network: ImageNetwork, weights: Tree, mesh: Mesh
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Headline scores, and the score of every image."""
+    images = score_images(config, split, make_classify_step(network, mesh), weights, mesh)
+    scores = {"num_images": len(images), **image_auc(images)}
+    return scores, {
+        "image_auc": {name.removeprefix("auc_"): scores[name] for name in image_auc(images)},
+        "images": images,
+    }
+
+
+def score_images(
+    config: ml_collections.ConfigDict,
+    split: str,
+    classify_step: Callable[[Tree, jax.Array, jax.Array, jax.Array], jax.Array],
+    weights: Tree,
+    mesh: Mesh,
+) -> list[dict[str, Any]]:
+    """Patient, region (if it has one), view, label and score of every image of a split.
+
+    Of a network of both views, an image is an example of the two, abnormal if one of them is.
+    """
+    images = []
+    for batch in scan_batches(config, split, mesh):
+        arrays = (batch.arrays[name] for name in ("image", "mask", "reference"))
+        probabilities = np.asarray(classify_step(weights, *arrays))
+        views = views_per_example(config)
+        for number, probability in zip(
+            range(0, len(batch.records), views), probabilities, strict=False
+        ):
+            records = batch.records[number : number + views]
+            region = {"region": REGIONS[records[0]["region"]]} if "region" in records[0] else {}
+            images.append(
+                {
+                    "patient": int(records[0]["patient"]),
+                    **region,
+                    "view": " and ".join(VIEWS[record["view"]] for record in records),
+                    "abnormal": any(bool(record["abnormal"]) for record in records),
+                    "score": float(probability),
+                }
+            )
+    return images
+
+
+def image_auc(images: list[dict[str, Any]]) -> dict[str, float | None]:
+    """{"auc", "auc_low", "auc_high"} of `score_images`; None where all are of one class."""
+    auc = roc_auc(
+        np.array([image["score"] for image in images]),
+        np.array([image["abnormal"] for image in images], bool),
+    )
+    values = auc or (None, None, None)
+    return dict(zip(("auc", "auc_low", "auc_high"), values, strict=True))
 
 
 def views_of(pixels: np.ndarray) -> list[np.ndarray]:

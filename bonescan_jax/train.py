@@ -10,7 +10,7 @@ import ml_collections
 from bonescan_jax import checkpoint
 from bonescan_jax.config import resolve_steps, validate
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import BEST, best_predictor, score_split
+from bonescan_jax.evaluate import BEST, make_validation
 from bonescan_jax.input_pipeline import example_records, training_batches
 from bonescan_jax.models.build import build_network, views_per_example
 from bonescan_jax.parallel import make_mesh
@@ -18,7 +18,6 @@ from bonescan_jax.progress import Progress
 from bonescan_jax.train_step import (
     make_initial_state,
     make_optimizer,
-    make_predict_step,
     make_train_step,
 )
 from bonescan_jax.workdir import MetricsLog, start_workdir, write_json
@@ -59,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
 
     # ---- Functions that compile once ------------------------------------------------------------
     train_step = make_train_step(config, network, optimizer, schedule, abstract, mesh)
-    predict_step = make_predict_step(network, mesh)
+    validate_weights = make_validation(config, network, mesh)
 
     # ---- The loop -------------------------------------------------------------------------------
     batches = training_batches(config, mesh, start, steps["num"])
@@ -86,8 +85,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
             last = step == steps["num"]
             if _due(step, steps["eval_every"], last):
                 with clock.paused(metrics):
-                    counts = score_split(config, "validation", predict_step, state.average, mesh)
-                    best, scores = best_predictor(counts, network)
+                    best, scores = validate_weights(state.average)
                     log.write(step, "validation", scores)
                     write_json(workdir / "evaluation" / BEST, {"predictor": best, **scores})
             if _due(step, steps["save_every"], last):
@@ -145,6 +143,8 @@ def _note(scalars: dict[str, float], scores: dict[str, float | None]) -> str:
         parts.append(f"loss {scalars['loss']:.3f}")
         if scalars["images_per_second"]:
             parts.append(f"{scalars['images_per_second']:.1f} images/s")
+    if scores.get("auc") is not None:
+        parts.append(f"AUC {scores['auc']:.3f}")
     if scores.get("dice_abnormal") is not None:
         parts.append(f"dice abnormal {scores['dice_abnormal']:.3f}")
     if scores.get("dice_normal") is not None:

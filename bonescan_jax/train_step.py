@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from bonescan_jax.augment import augment, normalize
 from bonescan_jax.losses import deep_supervision_loss
-from bonescan_jax.models.build import Network, Tree, initial_weights
+from bonescan_jax.models.build import ImageNetwork, Network, Tree, initial_weights
 from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
+from bonescan_jax.scans import ABNORMAL, BACKGROUND
 
 # image (B, H, W, V) uint16; mask (B, H, W, V) uint8; gain, reference (B, V) f32; sample (B,) i32
 Batch = dict[str, jax.Array]
@@ -77,7 +78,7 @@ def make_initial_state(
 
 def make_train_step(
     config: ml_collections.ConfigDict,
-    network: Network,
+    network: Network | ImageNetwork,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     abstract_state: TrainState,
@@ -115,7 +116,7 @@ def make_train_step(
 
 def batch_gradients(
     config: ml_collections.ConfigDict,
-    network: Network,
+    network: Network | ImageNetwork,
     mesh: Mesh,
     state: TrainState,
     batch: Batch,
@@ -127,6 +128,7 @@ def batch_gradients(
     part at a time.
     """
     pixels = batch_shardings(mesh)["image"]
+    task_loss = {"segment": segmentation_loss, "classify": classification_loss}[config.task]
 
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
         image, mask = augment(
@@ -137,9 +139,8 @@ def batch_gradients(
         # Moved pixels come from anywhere in a scan, so the compiler gathers whole scans; without
         # this it would leave them whole, and every device along `spatial` would do all the work.
         image, mask = jax.lax.with_sharding_constraint((image, mask), (pixels, pixels))
-        logits, stats = network.apply(params, stats, normalize(image, part["reference"]), True)
-        total, losses = deep_supervision_loss(logits, mask, config.loss)
-        return total, (stats, jnp.stack(losses))
+        image = normalize(image, part["reference"])
+        return task_loss(config, network, params, stats, image, mask, part["sample"])
 
     def part_gradients(stats: Tree, part: Batch) -> tuple[Tree, tuple[Tree, jax.Array]]:
         gradients, (stats, losses) = jax.grad(loss, has_aux=True)(state.params, stats, part)
@@ -164,6 +165,49 @@ def batch_gradients(
     (stats, sums), _ = jax.lax.scan(add, (state.stats, zeros), split)
     gradients, losses = jax.tree.map(lambda total: total / parts, sums)
     return gradients, stats, losses
+
+
+# What a task makes of an augmented batch: the loss to lower, and beside it the statistics after the
+# batch and the loss of each head. image (B, H, W, V) is the network's input, mask (B, H, W, V).
+
+
+def segmentation_loss(
+    config: ml_collections.ConfigDict,
+    network: Network,
+    params: Tree,
+    stats: Tree,
+    image: jax.Array,
+    mask: jax.Array,
+    sample: jax.Array,
+) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+    """Cross-entropy and overlap of every head with the mask."""
+    del sample
+    logits, stats = network.apply(params, stats, image, True)
+    total, losses = deep_supervision_loss(logits, mask, config.loss)
+    return total, (stats, jnp.stack(losses))
+
+
+def classification_loss(
+    config: ml_collections.ConfigDict,
+    network: ImageNetwork,
+    params: Tree,
+    stats: Tree,
+    image: jax.Array,
+    mask: jax.Array,
+    sample: jax.Array,
+) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+    """Binary cross-entropy with the class of the mask, which is that of the image's label."""
+    # Not the key of any sample, whose own are split off and not folded in twice.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), sample[0]), 0)
+    logits, stats = network.apply(params, stats, image, _inside(mask), key)
+    labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+    return loss, (stats, loss[None])
+
+
+def _inside(mask: jax.Array) -> jax.Array:
+    """(B, H, W, V) of labelled images to (B, H, W) bool: where there is image in any view."""
+    return (mask != BACKGROUND).any(-1)
 
 
 def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
@@ -194,6 +238,29 @@ def make_predict_step(
 
     shardings = batch_shardings(mesh)
     return jax.jit(predict, in_shardings=(None, shardings["image"], shardings["reference"]))
+
+
+def make_classify_step(
+    network: ImageNetwork, mesh: Mesh
+) -> Callable[[Tree, jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Jitted probabilities (B,) of being abnormal.
+
+    The function takes {"params", "stats"}, images (B, H, W, V), masks of the same shape that are
+    background where there is no image, and references (B, V).
+    """
+
+    def classify(
+        weights: Tree, image: jax.Array, mask: jax.Array, reference: jax.Array
+    ) -> jax.Array:
+        pixels = normalize(image, reference)
+        logits, _ = network.apply(weights["params"], weights["stats"], pixels, _inside(mask))
+        return jax.nn.sigmoid(logits)
+
+    shardings = batch_shardings(mesh)
+    return jax.jit(
+        classify,
+        in_shardings=(None, shardings["image"], shardings["mask"], shardings["reference"]),
+    )
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from bonescan_jax.input_pipeline import (
     decode,
     example_records,
     scan_batches,
-    stack_views,
+    stack_examples,
     training_batches,
     view_records,
 )
@@ -60,7 +60,7 @@ def test_an_epoch_holds_every_scan_once_in_an_order_of_its_own(
     small_config.data.crop_height, small_config.data.crop_width = 1024, 256
     small_config.train.batch_size = 12  # the training split: 6 patients, 2 views
     originals = [decode(record, "ellipse") for record in view_records(small_config, "train")]
-    keys = [scan["image"].tobytes() for scan in originals]
+    keys = [scan["image"].astype(np.uint16).tobytes() for scan in originals]
     orders = []
     for batch in batches(small_config, 0, 3):
         orders.append([keys.index(image.tobytes()) for image in batch["image"]])
@@ -75,7 +75,7 @@ def test_crops_hold_hot_spots_as_often_as_asked(small_config: ml_collections.Con
     def share(hot_spot_crops: float, abnormal_crops: float) -> tuple[float, float]:
         data.hot_spot_crops, data.abnormal_crops = hot_spot_crops, abnormal_crops
         crop = TrainingExample(data, seed=0)
-        masks = [crop(index, [record])["mask"] for index in range(200)]
+        masks = [crop(index, [record])[0]["mask"] for index in range(200)]
         return np.mean([mask.any() for mask in masks]), np.mean(
             [ABNORMAL in mask for mask in masks]
         )
@@ -104,14 +104,17 @@ def test_both_views_lie_on_each_other(small_config: ml_collections.ConfigDict):
     small_config.data.views = "both"
     records = example_records(small_config, "train")[0]
     assert [record["view"] for record in records] == [0, 1]
-    whole = stack_views([decode(record, "box") for record in records])
+    whole = {
+        name: array[0]
+        for name, array in stack_examples([[decode(record, "box") for record in records]]).items()
+    }
     for name in ("image", "mask"):
         np.testing.assert_array_equal(whole[name][..., 0], anterior[name])
         np.testing.assert_array_equal(whole[name][..., 1], np.fliplr(posterior[name]))
     small_config.data.mask = "box"
     crop = TrainingExample(small_config.data, seed=0)
     for index in range(5):
-        cut = crop(index, records)
+        cut = {name: array[0] for name, array in stack_examples([crop(index, records)]).items()}
         assert cut["image"].shape == cut["mask"].shape == (64, 64, 2)
         places = [
             (top, left)
@@ -153,3 +156,10 @@ def test_data_that_are_not_there(small_config: ml_collections.ConfigDict):
     small_config.data.dir = "nowhere"
     with pytest.raises(InputError, match="nowhere.*bonescan prepare"):
         example_records(small_config, "train")
+
+
+def test_every_patient_is_tested_in_one_fold(small_config: ml_collections.ConfigDict):
+    tested = []
+    for small_config.data.fold in range(5):
+        tested += sorted({record["patient"] for record in view_records(small_config, "test")})
+    assert sorted(tested) == list(range(1, 11))

@@ -101,7 +101,7 @@ def test_every_shipped_config_trains_a_step(path: Path, data_dir: Path, tmp_path
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         # Scoring whole scans with every config would take minutes and is tested elsewhere.
-        patch.setattr(loop, "score_split", lambda *_: np.zeros((1, 1, 2, 3), np.int64))
+        patch.setattr(loop, "make_validation", lambda *_: lambda weights: ("mean", {}))
         result = train(config, tmp_path)
     assert result["step"] == 1
     assert np.isfinite(result["loss"])
@@ -122,5 +122,7 @@ def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDi
             "head_1"
         ]["abnormal"]["dice_pooled"]
     )
+    found, invented, missed = np.array(written["overlap_counts"])[:, 0].sum(0)
+    assert scores["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
     with pytest.raises(InputError, match="--predictor is 'head_9', expected one of head_1"):
         evaluate(tmp_path, "test", "head_9")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
+from bonescan_jax.models.classifier import Classifier
 from bonescan_jax.models.unet import UNet
 from bonescan_jax.models.unetpp import UNetPlusPlus, prune
 from bonescan_jax.scans import CLASSES
@@ -50,27 +51,59 @@ class Network(NamedTuple):
         return Network(graph, (head,), self.views), kept
 
 
-def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet:
-    """The model of config.model with fresh weights."""
+class ImageNetwork(NamedTuple):
+    """A classifier of whole images without its weights: what stays the same over a run."""
+
+    graph: nnx.GraphDef
+    heads: tuple[str, ...] = ("image",)
+
+    def apply(
+        self,
+        params: Tree,
+        stats: Tree,
+        image: jax.Array,
+        inside: jax.Array,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Tree]:
+        """Logits (B,) of being abnormal, and the running statistics after this batch.
+
+        Args:
+            params: the weights.
+            stats: the running statistics of batch normalisation; empty for other norms.
+            image: (B, H, W, V) as `augment.normalize` gives it.
+            inside: (B, H, W) bool, where there is image.
+            key: given in training only: of dropout.
+        """
+        model = nnx.merge(self.graph, params, stats)
+        logits = model(image, inside, key is not None, key)
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet | Classifier:
+    """The model of config.task and config.model with fresh weights."""
     settings = config.model
     shared = {
         "in_channels": views_per_example(config),
-        "num_classes": views_per_example(config) * len(CLASSES),
         "filters": tuple(settings.filters),
         "levels": settings.levels,
         "norm": settings.norm,
         "dtype": jnp.dtype(settings.dtype),
         "rngs": nnx.Rngs(seed),
     }
+    if config.task == "classify":
+        return Classifier(dropout=settings.dropout, **shared)
+    shared["num_classes"] = views_per_example(config) * len(CLASSES)
     if settings.name == "unet":
         return UNet(**shared)
     return UNetPlusPlus(deep_supervision=settings.deep_supervision, **shared)
 
 
-def build_network(config: ml_collections.ConfigDict) -> Network:
-    """The model of config.model without its weights; computes nothing."""
+def build_network(config: ml_collections.ConfigDict) -> Network | ImageNetwork:
+    """The model of config.task and config.model without its weights; computes nothing."""
     model = nnx.eval_shape(lambda: build_model(config, 0))
     graph, _ = nnx.split(model)
+    if config.task == "classify":
+        return ImageNetwork(graph)
     # A U-Net has one head; it is named like the last of a UNet++.
     columns = getattr(model, "supervised", (model.levels,))
     heads = tuple(f"head_{column}" for column in columns)

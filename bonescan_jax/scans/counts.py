@@ -118,17 +118,22 @@ def _variance_to_mean(grey: np.ndarray) -> tuple[float, float]:
     pixels = grey.astype(np.float32)
     noise = cv2.filter2D(pixels, -1, _NOISE_KERNEL)
     mean = cv2.blur(pixels, (3, 3))
+    # Chosen by a mean so wide that it says nothing of the noise under the kernel: pixels that are
+    # dark or bright by chance would bias the ratio.
+    level = cv2.blur(pixels, (9, 9))
     # Air, and what lies at the edge of a crop's polygon, is left out; hot spots are, for they wrap.
-    chosen = (mean > 3) & (cv2.erode((pixels > 0).astype(np.uint8), _NEAR) > 0)
+    chosen = (level > 2) & (cv2.erode((level > 0.5).astype(np.uint8), _NEAR) > 0)
+    chosen &= cv2.erode(cv2.dilate((pixels > 0).astype(np.uint8), _NEAR), np.ones((9, 9))) > 0
     if np.count_nonzero(chosen) < 100:
         return 1.0, 0.3
-    mean, square = mean[chosen], noise[chosen] ** 2
-    usual = mean <= np.percentile(mean, 95)
-    mean, square = mean[usual], square[usual]
+    level, mean, square = level[chosen], mean[chosen], noise[chosen] ** 2
+    usual = level <= np.percentile(level, 95)
+    level, mean, square = level[usual], mean[usual], square[usual]
     # The median of a squared normal variate is 0.455 of its mean.
-    ratio = max(0.2, float(np.median(square) / 0.455 / np.median(mean)))
+    ratio = max(0.2, float(np.median(square) / 0.455 / np.median(level)))
     for _ in range(4):
-        kept = square < 20 * (ratio * mean + 0.2)
+        # Five standard deviations, and six counts: the tail of few counts is long.
+        kept = square < 25 * ratio * level + (4 * ratio) ** 2
         excess = square[kept].sum() - _JPEG_VARIANCE * np.count_nonzero(kept)
         ratio = max(0.1, float(excess / mean[kept].sum()))
     # A pixel's neighbours share its noise under the kernel: 3.6 pixels carry the news of one.
@@ -144,7 +149,9 @@ def _comb_log_likelihood(grey: np.ndarray, gains: np.ndarray) -> np.ndarray:
     if top < 8:
         return np.zeros(len(gains))
     # How many counts c round to each level: those with level - ½ <= gain × c < level + ½.
-    first = np.ceil((np.arange(top + 1) - 0.5) / gains[:, None])
+    # Gains such as 1.5 meet that ½ itself, which rounds either way: the mean of both.
+    edges = np.arange(top + 1) - 0.5
+    first = sum(np.ceil((edges + shift) / gains[:, None]) for shift in (-0.03, 0.03)) / 2
     comb = np.diff(first, axis=1)
     if grey.dtype == np.uint8:
         padded = np.pad(comb, ((0, 0), (1, 1)), mode="edge")

@@ -1,0 +1,76 @@
+"""Cross-validation: one run a fold; every patient is scored by the run that never saw them."""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from bonescan_jax.datasets.bs80k import num_folds
+from bonescan_jax.errors import InputError
+from bonescan_jax.evaluate import evaluate, image_auc, pooled_dice
+from bonescan_jax.train import train
+from bonescan_jax.workdir import write_json
+
+
+def crossvalidate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains and tests config.data.num_folds runs one after the other, continuing what is there.
+
+    Each run lives in workdir/fold_<number>, a workdir like any other. The scores are those of all
+    out-of-fold predictions together, each made by the one run whose training and validation did not
+    hold the patient, and are written to workdir/evaluation/crossvalidation.json.
+
+    Returns:
+        The pooled scores, those of each fold, the number of images, and the minutes this call took.
+
+    Raises:
+        InputError: config, data or workdir cannot be used.
+    """
+    started = time.monotonic()
+    _check_folds(config)
+    folds = []
+    for fold in range(config.data.num_folds):
+        run = copy.deepcopy(config)
+        run.data.fold = fold
+        place = workdir / f"fold_{fold}"
+        train(run, place)
+        evaluate(place, "test", "best")
+        folds.append(json.loads((place / "evaluation" / "test.json").read_text()))
+    pool = _pool_labels if config.task == "classify" else _pool_masks
+    summary = {
+        **pool(folds),
+        "folds": len(folds),
+        "images": sum(fold["num_images"] for fold in folds),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "workdir": str(workdir),
+    }
+    write_json(workdir / "evaluation" / "crossvalidation.json", summary)
+    return summary
+
+
+def _check_folds(config: ml_collections.ConfigDict) -> None:
+    data = config.data
+    if data.fold != -1:
+        raise InputError(f"config: data.fold is {data.fold}, expected -1: every fold gets its turn")
+    prepared = num_folds(Path(data.dir), data.name)
+    if data.num_folds != prepared:
+        raise InputError(
+            f"config: data.num_folds is {data.num_folds}, expected {prepared} as "
+            f"{data.dir}/{data.name} was prepared with"
+        )
+
+
+def _pool_labels(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The AUC of all images with its interval; the folds' scores are compared as they are."""
+    images = [image for fold in folds for image in fold["images"]]
+    return {**image_auc(images), "fold_auc": [fold["auc"] for fold in folds]}
+
+
+def _pool_masks(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Dice over the pixels of all images."""
+    counts = np.concatenate([np.array(fold["overlap_counts"]) for fold in folds])
+    scores = pooled_dice(counts)
+    return {**scores, **{f"fold_{name}": [fold[name] for fold in folds] for name in scores}}

@@ -1,0 +1,100 @@
+"""Image-level classification: the encoder column of UNet++, global pooling and one dense layer."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bonescan_jax.models.blocks import ConvBlock, check_network, check_size, max_pool
+
+PRIOR_LOGIT = -1.0  # a probability of 0.27
+
+
+class InsideBlock(ConvBlock):
+    """A ConvBlock whose outputs are zero outside the image, as beyond the edge of an array.
+
+    So what an image gives does not depend on the size of the array it lies in.
+    """
+
+    def __call__(self, sources: Sequence[jax.Array], inside: jax.Array, train: bool) -> jax.Array:
+        """(B, H, W, C_k) for each source, inside (B, H, W, 1) 0 or 1, to (B, H, W, channels)."""
+        x = self.conv1(sources)
+        x = jax.nn.relu(x if self.norm1 is None else self.norm1(x, train)) * inside
+        x = self.conv2([x])
+        return jax.nn.relu(x if self.norm2 is None else self.norm2(x, train)) * inside
+
+
+class Classifier(nnx.Module):
+    """X^{0,0} … X^{levels,0} of UNet++, then mean and maximum over the image, then a logit.
+
+    A lesion is a few pixels of an image: the maximum sees it wherever it lies; the mean says what
+    is usual in this image.
+
+    Args:
+        in_channels: channels of the input.
+        filters: channels of row 0, 1, …; rows beyond `levels` are not built.
+        levels: how often the image is halved.
+        norm: none, batch, group or instance.
+        dropout: share of the pooled features that training hides.
+        dtype: what activations are computed in; parameters are float32.
+        rngs: source of the initial weights.
+
+    Raises:
+        ValueError: `filters`, `levels` or `norm` do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: Sequence[int] = (32, 64, 128, 256, 512),
+        levels: int = 4,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        check_network(filters, levels, norm)
+        self.levels = levels
+        self.dropout = dropout
+        widths = [in_channels, *filters]
+        self.nodes = nnx.Dict(
+            {
+                f"{row}_0": InsideBlock(widths[row], filters[row], norm, dtype, rngs)
+                for row in range(levels + 1)
+            }
+        )
+        # Most images are normal. At even odds the first steps would teach every feature to say so,
+        # and none to see a hot spot. (Lin et al., arXiv 1708.02002, start from a prior as well.)
+        self.kernel = nnx.Param(jnp.zeros((2 * filters[levels], 1)))
+        self.bias = nnx.Param(jnp.full(1, PRIOR_LOGIT))
+
+    def __call__(
+        self, x: jax.Array, inside: jax.Array, train: bool, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The logit that an image is abnormal.
+
+        Args:
+            x: images (B, H, W, in_channels); H and W multiples of 2**levels.
+            inside: (B, H, W) bool, where the array holds image; elsewhere x counts for nothing.
+            train: normalise with the batch's own statistics and track them.
+            key: of dropout; needed where `train` and `dropout` are set.
+
+        Returns:
+            (B,) float32.
+        """
+        check_size(x, self.levels)
+        inside = inside[..., None].astype(x.dtype)
+        x = x * inside
+        for row in range(self.levels + 1):
+            if row:
+                x, inside = max_pool(x), max_pool(inside)
+            x = self.nodes[f"{row}_0"]([x], inside.astype(x.dtype), train)
+        x = x.astype(jnp.float32)
+        mean = x.sum((1, 2)) / jnp.maximum(inside.astype(jnp.float32).sum((1, 2)), 1.0)
+        features = jnp.concatenate([mean, x.max((1, 2))], axis=-1)
+        if train and self.dropout:
+            kept = jax.random.bernoulli(key, 1 - self.dropout, features.shape)
+            features = features * kept / (1 - self.dropout)
+        return (features @ self.kernel[...] + self.bias[...])[:, 0]

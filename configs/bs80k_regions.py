@@ -1,0 +1,41 @@
+"""BS-80K's crops of body regions: is the image abnormal? Here the right chest from in front.
+
+Prepare: bonescan prepare --config=configs/bs80k_regions.py --source=temp.zip --data_dir=data
+Command: bonescan crossvalidate --config=configs/bs80k_regions.py --workdir=runs/regions
+Time: not measured.
+Score: not measured.
+
+The source may also be a folder that holds some of the region folders, or LIBS-160K's wholeANT and
+wholePOST: --config.data.regions="('whole',)" with --config.data.crop_height=1024 and
+--config.data.crop_width=256. One run on the fixed splits: bonescan train with the same flags.
+"""
+
+import ml_collections
+
+from bonescan_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The encoder of a narrow UNet++ on whole crops, in minutes on two cores."""
+    config = default_config()
+    config.task = "classify"
+    config.data.name = "regions"
+    config.data.regions = ("chestR",)
+    config.data.views = "anterior"
+    config.data.crop_height = 224  # no crop of a chest is larger than 224×95
+    config.data.crop_width = 96
+    # One image in fifteen is abnormal.
+    config.data.abnormal_examples = 0.25
+    config.model.filters = (8, 16, 32, 64, 128)
+    config.model.dropout = 0.3
+    config.model.dtype = "float32"  # XLA does not use the bf16 units of a CPU for convolutions
+    config.train.batch_size = 32
+    config.train.num_steps = 0
+    config.train.num_epochs = 4.0
+    config.train.learning_rate = 3e-3
+    config.train.weight_decay = 1e-2
+    config.train.eval_every_steps = 0  # only at the end
+    config.train.save_every_steps = 0
+    config.train.save_every_epochs = 1.0
+    config.evaluate.batch_size = 64
+    return config
