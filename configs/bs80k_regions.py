@@ -2,8 +2,9 @@
 
 Prepare: bonescan prepare --config=configs/bs80k_regions.py --source=temp.zip --data_dir=data
 Command: bonescan crossvalidate --config=configs/bs80k_regions.py --workdir=runs/regions
-Time: not measured.
-Score: not measured.
+Time: 22 minutes for all five folds on 2 CPU cores that had other work too (16.7 of CPU time).
+Score: AUC 0.969 (95 % interval 0.959 to 0.979) over the 2,925 crops of chestRANT, 193 abnormal,
+each scored by the run that never saw the patient; by fold 0.968, 0.972, 0.967, 0.983, 0.964.
 
 The source may also be a folder that holds some of the region folders, or LIBS-160K's wholeANT and
 wholePOST: --config.data.regions="('whole',)" with --config.data.crop_height=1024 and

@@ -69,11 +69,6 @@ def test_out_of_fold_scores_of_every_image(config: ml_collections.ConfigDict, tm
     pairs = (differences > 0).mean() + (differences == 0).mean() / 2
     assert summary["auc"] == pytest.approx(pairs)
 
-    again = crossvalidate(config, tmp_path)  # all folds are done: scored again, nothing trained
-    assert again | {"minutes": 0} == summary | {"minutes": 0}
-    metrics = (tmp_path / "fold_1" / "metrics.jsonl").read_text().splitlines()
-    assert sum('"kind": "validation"' in line for line in metrics) == 1
-
 
 def test_masks_are_pooled_over_pixels(
     small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
