@@ -33,10 +33,11 @@ from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
 _SETTINGS_FILE = "splits.json"  # beside the version's folder
 
 
-class _LocalInfo(tfds.core.DatasetInfo):
+class LocalInfo(tfds.core.DatasetInfo):
     """Does not ask Google's storage for a data set of this name, nor leave a folder in /tmp."""
 
-    def initialize_from_bucket(self) -> None: ...
+    def initialize_from_bucket(self) -> None:
+        """Does nothing."""
 
 
 class BS80K(tfds.core.GeneratorBasedBuilder):
@@ -88,7 +89,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             # flat index of a pixel, how often 256 must be added; see bonescan_jax.scans.overflow
             "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
         }
-        return _LocalInfo(
+        return LocalInfo(
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(features),
@@ -194,14 +195,14 @@ def prepare(
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
     if already_prepared:
-        _refuse_other_settings(path, settings)
+        refuse_other_settings(path, settings)
     else:
         details = {
             "splits": splits,
-            "folds": _fold_splits(opened.patients, settings, duplicates),
+            "folds": stored_folds(opened.patients, settings, duplicates),
             "findings": opened.findings,
         }
-        _write(builder, path, opened, splits, settings | details, on_scan)
+        write_data_set(builder, path, opened, splits, settings | details, on_scan)
     return {
         "name": name,
         "path": str(path),
@@ -231,7 +232,7 @@ def _apply_known_defects(opened: BS80KSource, builder: type[BS80K], keep: bool) 
     return dataclasses.replace(opened, patients=tuple(sorted(present)), findings=tuple(findings))
 
 
-def _fold_splits(
+def stored_folds(
     patients: Sequence[int], settings: dict[str, Any], duplicates: Sequence[Sequence[int]]
 ) -> list[dict[str, tuple[int, ...]]]:
     """The splits of every fold; none where the patients are too few."""
@@ -246,7 +247,7 @@ def _fold_splits(
     ]
 
 
-def _write(
+def write_data_set(
     builder: type[BS80K],
     path: Path,
     source: BS80KSource,
@@ -283,7 +284,12 @@ def _write(
         ) from error
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the data set at <data_dir>/<name> was prepared with.
+
+    Raises:
+        InputError: nothing readable says so.
+    """
     settings_path = path / _SETTINGS_FILE
     try:
         settings = json.loads(settings_path.read_text())
@@ -297,8 +303,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
-    prepared = _read_settings(path)
+def refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Raises InputError unless the data set at this path was prepared with these settings."""
+    prepared = read_settings(path)
     for field, wanted in settings.items():
         if prepared.get(field) != wanted:
             raise InputError(
@@ -360,7 +367,7 @@ def open_split(data_dir: Path, name: str, split: str, fold: int = -1) -> Sequenc
 
     if fold == -1:
         return open_fixed(split)
-    settings = _read_settings(path)
+    settings = read_settings(path)
     fold_list = settings.get("folds", [])
     if not 0 <= fold < len(fold_list):
         raise InputError(
@@ -389,4 +396,4 @@ def num_folds(data_dir: Path, name: str) -> int:
     path = Path(data_dir) / name
     if not os.path.exists(path):
         raise InputError(f"{path}: does not exist; run `bonescan prepare` first.")
-    return len(_read_settings(path).get("folds", []))
+    return len(read_settings(path).get("folds", []))

@@ -13,11 +13,11 @@ import tensorflow_datasets as tfds
 from bonescan_jax.datasets.bs80k import (
     BS80K,
     FoldRecords,
-    _fold_splits,
-    _LocalInfo,
-    _read_settings,
-    _refuse_other_settings,
-    _write,
+    LocalInfo,
+    read_settings,
+    refuse_other_settings,
+    stored_folds,
+    write_data_set,
 )
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
@@ -46,7 +46,7 @@ class Regions(BS80K):
             # flat index of a pixel, how often 256 must be added; see bonescan_jax.scans.overflow
             "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
         }
-        return _LocalInfo(
+        return LocalInfo(
             builder=self,
             description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(features),
@@ -123,7 +123,7 @@ def prepare_regions(
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
     if already_prepared:
-        _refuse_other_settings(path, settings)
+        refuse_other_settings(path, settings)
     else:
         split_of = {patient: split for split, ids in splits.items() for patient in ids}
         crops: dict[str, list] = {split: [] for split in SPLITS}
@@ -131,11 +131,11 @@ def prepare_regions(
             crops[split_of[patient]].append((patient, region, view))
         details = {
             "splits": splits,
-            "folds": _fold_splits(opened.patients, settings, duplicates),
+            "folds": stored_folds(opened.patients, settings, duplicates),
             "findings": opened.findings,
             "crops": crops,  # of every record, in order: found without reading it
         }
-        _write(Regions, path, opened, splits, settings | details, on_scan)
+        write_data_set(Regions, path, opened, splits, settings | details, on_scan)
     return {
         "name": name,
         "path": str(path),
@@ -199,7 +199,7 @@ def open_region_split(
             f"{folder}: holds no prepared data set; expected what `bonescan prepare` writes, "
             "so run that first."
         )
-    settings = _read_settings(path)
+    settings = read_settings(path)
     splits = settings["splits"]
     if fold != -1:
         folds = settings.get("folds", [])

@@ -170,7 +170,10 @@ def _split_section(evaluation: dict) -> str:
     if auc := evaluation.get("image_auc"):
         facts += f"; AUC of abnormal against normal images {_number(auc.get('auc'))} "
         facts += f"(95 % interval {_number(auc.get('low'))} to {_number(auc.get('high'))})"
-    anyone = next(iter(predictors.values()), {})  # how many images hold a class is the same for all
+    title = f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
+    if not predictors:  # whole images were classified: there are no pixels to score
+        return title
+    anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
     head = "".join(
         f'<th colspan="{len(SCORE_COLUMNS)}">{name}, in '
         f"{_number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
@@ -183,8 +186,7 @@ def _split_section(evaluation: dict) -> str:
         cells = (scores.get(label, {}).get(key) for label in FOREGROUND for key in SCORE_COLUMNS)
         rows.append(f"<tr{used}><th>{_predictor(name, selected)}</th>{_cells(cells)}</tr>")
     return (
-        f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
-        f'<table><thead><tr><th rowspan="2">Predictor</th>{head}</tr><tr>'
+        f'{title}<table><thead><tr><th rowspan="2">Predictor</th>{head}</tr><tr>'
         f"{columns * len(FOREGROUND)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
         f'<p class="note">{SCORE_NOTE}</p>{_detection_part(evaluation.get("detection") or {})}'
     )

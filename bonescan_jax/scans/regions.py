@@ -9,9 +9,9 @@ BS-80K: Huang et al. 2022, doi 10.1016/j.compbiomed.2022.106221. Folders are nam
 and view (kneeLANT is knee, L, ANT); the spellings vertbra and sho are its own.
 
 LIBS-160K (doi 10.6084/m9.figshare.28715375), as public code that uses it reads it: the folders
-wholeANT and wholePOST with the class folders Abnormal and Normal. Its ids 1 to 3253 are BS-80K's
-patients, byte for byte the same images, so one number is one patient in both layouts; what links
-the numbers above to patients is not documented, they are taken for one patient each. Its region
+wholeANT and wholePOST with the class folders Abnormal and Normal. BS-80K's 3,247 ids are among its
+own, with byte for byte the same images, so one number is one patient in both layouts; what links
+its other numbers to patients is not documented, they are taken for one patient each. Its region
 crops come as base64 in tables with image numbers that name no patient, a third of them more than
 once under several numbers: they cannot be split by patient and are not read.
 """
