@@ -82,7 +82,7 @@ def bone_reference(pixels: np.ndarray) -> float:
 # Takes away whatever varies along rows or along columns only; leaves white noise its variance.
 _NOISE_KERNEL = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32) / 6
 _MAX_LEVEL = 512  # brighter pixels are too rare to show the comb
-_EVEN_ODDS = 10.0  # log-likelihood a gain must be ahead of 1 to be believed
+_EVEN_ODDS = 50.0  # log-likelihood a gain must be ahead of 1 to be believed: more than chance makes
 
 
 def estimate_gain(grey: np.ndarray) -> float:
@@ -158,18 +158,22 @@ def _comb_log_likelihood(grey: np.ndarray, gains: np.ndarray) -> np.ndarray:
         half = _JPEG_CHANGED / 2
         comb = (1 - 2 * half) * comb + half * (padded[:, :-2] + padded[:, 2:])
     comb += 0.005  # a level that should be empty may yet be met
-    # The histogram of the counts themselves is smooth: the comb rides on that.
+    # The histogram of the counts themselves is smooth: the comb rides on that. It is steep as well,
+    # which blurring flattens: the second round mends what the first took away.
+    comb, met = comb[:, 3:], histogram[3:top]
     width = max(2.0, 1.2 * float(gains[-1]))
-    smooth = gaussian_filter1d(histogram[:top], width) / gaussian_filter1d(comb, width, axis=1)
-    share = (comb * smooth)[:, 3:] + 1e-12
+    envelope = gaussian_filter1d(met, width) + 1e-12
+    smooth = envelope / gaussian_filter1d(comb, width, axis=1)
+    expected = gaussian_filter1d(comb * smooth / envelope, width, axis=1)
+    share = comb * smooth * (gaussian_filter1d(met / envelope, width) / expected) + 1e-12
     share /= share.sum(axis=1, keepdims=True)
-    return np.log(share) @ histogram[3:top]
+    return np.log(share) @ met
 
 
 # ---------------------------------------------------------------------------------------- overflow
 
 _HOT_GREY = 200  # the blur lets nothing reach 256 without neighbours above this
-_JUMP = 80  # grey levels between neighbours: where overflow, or a steep hot spot, may be
+_JUMP = 112  # grey levels between neighbours: where overflow, or a steep hot spot, may be
 # Pixels of an image, 200 cm²: hot spots that overflow have a few hundred. More is damage, which to
 # unwrap would take minutes and mean nothing; the largest parts then stay as they are.
 _MOST_SUSPECT = 4096
@@ -203,6 +207,9 @@ def unwrap_grey(grey: np.ndarray) -> GreyScan:
     from the outside inwards: each pixel's value is predicted from those known around it by kriging
     (Gaussian-process regression with Poisson noise; Rasmussen & Williams 2006, eq. 2.25), and the
     number of turns is taken that brings it nearest. An image without such pixels stays as it is.
+
+    Real crops with a gain over 1 hold rings of exactly 255 where they overflow: they look like
+    min(255, round(gain × (counts mod 256))). There the totals found here are too low.
 
     Args:
         grey: (H, W) uint8, round(gain × counts) mod 256, give or take JPEG's ±1.

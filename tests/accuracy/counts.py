@@ -149,7 +149,7 @@ def with_lesions(counts: np.ndarray, kind: str, rng: np.random.Generator) -> np.
     y, x = GAUSS
     number = {"lesion": 1, "bladder_and_injection": 2, "30_lesions": 30, "120_lesions": 120}[kind]
     for i, (row, column) in enumerate(places(body > 0.8 * bone, number, rng)):
-        sigma, peak = rng.uniform(1.5, 4.5), body[row, column] * (np.exp(rng.normal(1.5, 0.4)) - 1)
+        sigma, peak = rng.uniform(1.5, 4.5), body[row, column] * np.expm1(abs(rng.normal(1.5, 0.4)))
         if kind == "bladder_and_injection":
             sigma, peak = ((8.0, 20 * bone), (5.0, 60 * bone))[i]
         expected[around(row, column)] += peak * np.exp(-(x**2 + y**2) / (2 * sigma**2))

@@ -124,7 +124,7 @@ def test_overflow_is_undone(gain, sigma, peak):
     scan = unwrap_grey(through_jpeg(truth))
     over = truth >= 256
     right = np.abs(scan.values.astype(np.int64) - truth) < 128
-    assert right[over].mean() > 0.95
+    assert right[over].mean() > (0.95 if truth.max() < 512 else 0.9)
     assert not scan.turns[~cv2.dilate(over.astype(np.uint8), np.ones((3, 3))).astype(bool)].any()
 
 
