@@ -35,7 +35,7 @@ from bonescan_jax.models.build import (
 from bonescan_jax.parallel import make_mesh, replicated
 from bonescan_jax.progress import Progress
 from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
-from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes
+from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.regions import REGIONS
 from bonescan_jax.train_step import make_classify_step, make_predict_step, overlap_counts
 from bonescan_jax.workdir import read_config, write_json
@@ -336,7 +336,7 @@ def _score_scans(
                 batch.records, views_of(np.asarray(probabilities[selected]))[:real], strict=True
             ):
                 scores.boxes.append(
-                    mask_to_boxes(scan.argmax(-1), scan, min_area=config.evaluate.min_area)
+                    mask_to_boxes(most_probable_mask(scan), scan, min_area=config.evaluate.min_area)
                 )
                 scores.truths.append(record["boxes"])
                 scores.image_scores.append(float(scan[..., ABNORMAL].max()))

@@ -20,7 +20,7 @@ from bonescan_jax.scans.bs80k import FOLDERS
 from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.dicom import pair_views
 from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
-from bonescan_jax.scans.masks import mask_to_boxes
+from bonescan_jax.scans.masks import mask_to_boxes, most_probable_mask
 from bonescan_jax.train_step import make_predict_step
 from bonescan_jax.workdir import read_config, write_json
 
@@ -152,7 +152,10 @@ class _Finder:
             reference[0, place] = bone_reference(pixels)
         probabilities = jax.device_get(self.step(self.weights, image, reference)[self.row])
         scans = views_of(probabilities)
-        return {place: (scans[place].argmax(-1).astype(np.uint8), scans[place]) for place in views}
+        return {
+            place: (most_probable_mask(scans[place]).astype(np.uint8), scans[place])
+            for place in views
+        }
 
 
 def _write_view(

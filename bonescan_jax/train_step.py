@@ -15,6 +15,7 @@ from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.models.build import ImageNetwork, Network, Tree, initial_weights
 from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
 from bonescan_jax.scans import ABNORMAL, BACKGROUND
+from bonescan_jax.scans.masks import most_probable_mask
 
 # image (B, H, W, V) uint16; mask (B, H, W, V) uint8; gain, reference (B, V) f32; sample (B,) i32
 Batch = dict[str, jax.Array]
@@ -268,13 +269,13 @@ def overlap_counts(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
     """Pixels of each foreground class, predictor and image that were found, invented or missed.
 
     Args:
-        probabilities: (P, B, V, H, W, K); the most probable class is the prediction.
+        probabilities: (P, B, V, H, W, K); the prediction is `most_probable_mask` of them.
         mask: (B, H, W, V) true classes.
 
     Returns:
         (P, B V, K - 1, 3) int32 true positives, false positives, false negatives.
     """
-    prediction = probabilities.argmax(-1)
+    prediction = most_probable_mask(probabilities)
     prediction = prediction.reshape(len(prediction), -1, *prediction.shape[-2:])
     mask = jnp.moveaxis(mask, -1, 1).reshape(prediction.shape[1:])
     counts = []

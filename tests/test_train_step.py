@@ -208,12 +208,14 @@ def test_the_last_predictor_is_the_mean_of_the_heads(
 
 def test_overlap_counts_are_counted_one_by_one():
     rng = np.random.default_rng(0)
-    probabilities, mask = rng.random((2, 3, 2, 6, 5, 3)), rng.integers(0, 3, (3, 6, 5, 2))
+    probabilities = rng.dirichlet((1, 1, 1), (2, 3, 2, 6, 5))
+    mask = rng.integers(0, 3, (3, 6, 5, 2))
     found = overlap_counts(jnp.asarray(probabilities), jnp.asarray(mask))
     assert found.shape == (2, 6, 2, 3)
     for predictor, image, label in np.ndindex(2, 6, 2):
         example, view = divmod(image, 2)
-        predicted = probabilities[predictor, example, view].argmax(-1) == label + 1
+        each = probabilities[predictor, example, view]
+        predicted = (each[..., 0] < 0.5) & (each[..., 1:].argmax(-1) == label)
         true = mask[example, ..., view] == label + 1
         expected = [(predicted & true).sum(), (predicted & ~true).sum(), (~predicted & true).sum()]
         assert found[predictor, image, label].tolist() == expected

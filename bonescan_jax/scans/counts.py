@@ -93,8 +93,8 @@ def estimate_gain(grey: np.ndarray) -> float:
     gains within the reach of the ratio the one is taken that makes the histogram most likely.
 
     Args:
-        grey: (H, W) integers: 8 bit (taken to have been a JPEG file; may be wrapped), 16 bit, or
-            raw counts.
+        grey: (H, W), whole numbers: 8 bit (taken to have been a JPEG file; may be wrapped), 16 bit,
+            or raw counts, also as floats.
 
     Returns:
         Grey levels a count, at least 1; 1 if there is nothing to say otherwise, as for raw counts.
@@ -132,8 +132,10 @@ def _variance_to_mean(grey: np.ndarray) -> tuple[float, float]:
     ratio = max(0.2, float(np.median(square) / 0.455 / np.median(level)))
     for _ in range(4):
         # From six counts on there is no zero by chance, so that leaving out zeros is no bias.
-        kept = (level > min(6 * ratio, middle)) & (level <= hot) & (mean <= 2 * hot)
+        kept = (level >= min(6 * ratio, middle)) & (level <= hot) & (mean <= 2 * hot)
         kept &= square < 25 * ratio * mean + ratio**2
+        if not kept.any():  # no image: stripes, checks
+            return 1.0, 0.3
         excess = square[kept].sum() - _JPEG_VARIANCE * np.count_nonzero(kept)
         ratio = max(0.1, float(excess / mean[kept].sum()))
     # A pixel's neighbours share its noise under the kernel: 3.6 pixels carry the news of one.
@@ -142,8 +144,8 @@ def _variance_to_mean(grey: np.ndarray) -> tuple[float, float]:
 
 def _comb_log_likelihood(grey: np.ndarray, gains: np.ndarray) -> np.ndarray:
     """Return the log-likelihood of the histogram of (H, W) grey levels under each of the gains."""
-    levels = np.minimum(grey.ravel(), grey.dtype.type(min(_MAX_LEVEL, np.iinfo(grey.dtype).max)))
-    histogram = np.bincount(levels, minlength=_MAX_LEVEL)[:_MAX_LEVEL].astype(np.float64)
+    levels = np.clip(np.rint(grey.astype(np.float32)), 0, _MAX_LEVEL).astype(np.int32)
+    histogram = np.bincount(levels.ravel(), minlength=_MAX_LEVEL)[:_MAX_LEVEL].astype(np.float64)
     histogram[:2] = 0  # air
     top = int(np.searchsorted(np.cumsum(histogram), 0.998 * histogram.sum())) + 1
     if top < 8:

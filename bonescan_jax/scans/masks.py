@@ -127,6 +127,16 @@ def boxes_to_mask(
     return mask
 
 
+def most_probable_mask(probabilities: np.ndarray) -> np.ndarray:
+    """Class numbers (…) of probabilities (…, 3), a NumPy or JAX array.
+
+    A pixel is a hot spot where hot is more probable than not, whatever its class, and then of its
+    more probable class: the largest of three numbers would lose a hot spot whose class is in doubt.
+    """
+    hot = probabilities[..., BACKGROUND] < 0.5
+    return hot * (1 + probabilities[..., 1:].argmax(-1))
+
+
 def mask_to_boxes(mask: np.ndarray, scores: np.ndarray, *, min_area: int = 1) -> list[ScoredBox]:
     """Boxes the 8-connected hot spots of each class.
 

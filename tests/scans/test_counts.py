@@ -100,6 +100,7 @@ def test_gain_of_a_small_crop(gain):
 def test_raw_counts_and_their_jpeg_have_a_gain_of_one(views):
     for view in views:
         assert estimate_gain(view.counts) == 1
+        assert estimate_gain(view.counts.astype(np.float32)) == 1
         assert estimate_gain(through_jpeg(np.minimum(view.counts, 255))) == 1
 
 
@@ -172,10 +173,12 @@ def test_the_parts_of_a_scan_agree():
     assert scan.reference == bone_reference(scan.values)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (40, 3)])
-def test_tiny_and_all_hot_images_do_not_fail(shape):
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (40, 3), (64, 64)])
+def test_images_that_are_no_scans_do_not_fail(shape):
     noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    for grey in (np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise):
+    checks = (np.indices(shape).sum(axis=0) % 2 * 254 + 1).astype(np.uint8)
+    flat = [np.full(shape, value, np.uint8) for value in (0, 1, 40, 255)]
+    for grey in (*flat, noise, checks):
         assert unwrap_grey(grey).values.shape == shape
 
 

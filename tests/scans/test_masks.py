@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, WIDTH
-from bonescan_jax.scans.masks import RECIPES, boxes_to_mask, mask_to_boxes, segment_box
+from bonescan_jax.scans.masks import (
+    RECIPES,
+    boxes_to_mask,
+    mask_to_boxes,
+    most_probable_mask,
+    segment_box,
+)
 
 SHAPE = (HEIGHT, WIDTH)
 NOISE = np.random.default_rng(0).poisson(20, SHAPE).astype(np.uint8)
@@ -189,3 +195,8 @@ def test_the_score_is_the_largest_probability_of_the_class_inside():
 def test_small_hot_spots_are_left_out():
     mask = boxes_to_mask(boxes_array((0, 0, 2, 2, NORMAL), (9, 9, 14, 10, NORMAL)), SHAPE, "box")
     assert [box.area for box in mask_to_boxes(mask, NO_SCORES, min_area=5)] == [5]
+
+
+def test_a_hot_spot_whose_class_is_in_doubt_is_not_lost():
+    doubtful, sure, cold = (0.4, 0.35, 0.25), (0.1, 0.2, 0.7), (0.6, 0.3, 0.1)
+    assert most_probable_mask(np.array([doubtful, sure, cold])).tolist() == [1, 2, 0]
