@@ -25,13 +25,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.rotation = config.augment.scale = config.augment.shift = 0.0
     config.augment.thinning = 0.0
     # In so few steps a network of both views learns to read one alone only if it often must.
-    config.augment.hidden_view = 0.5
+    config.augment.hidden_view = 0.4
     # Most patients hold nothing abnormal, so what is there has to be seen often.
     config.data.abnormal_examples = 0.4
     config.data.hot_spot_crops = 0.8
     config.data.abnormal_crops = 0.9
     config.train.batch_size = 8
-    config.train.num_steps = 640
+    config.train.num_steps = 600
     config.train.learning_rate = 3e-3
     config.train.eval_every_steps = 0  # only at the end
     config.train.save_every_steps = 200
