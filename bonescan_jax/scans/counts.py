@@ -32,11 +32,10 @@ class GreyScan(NamedTuple):
 
 # ------------------------------------------------------------------------------ brightness of bone
 
-# Bone is a fifth brighter than the 85th percentile of what is no air (darker than a tenth of that)
-# and no hot spot (brighter than two and a half times that). Of the bounds tried these made added
-# lesions move it least; the fifth keeps it where the 85th percentile of the body lies without them.
-_BODY_PERCENTILE, _AIR, _HOT = 85.0, 0.1, 2.5
-_BONE = 1.2
+# Bone lies near the 92nd percentile of what is no air (darker than a fifth of bone) and no hot spot
+# (brighter than one and a half times bone).
+_BONE_PERCENTILE = 92.0
+_AIR, _HOT = 0.2, 1.5
 # Before bone is known: air is under a twentieth of the brightest twentieth of what is not zero.
 _SURE_AIR, _BRIGHTEST = 0.05, 95.0
 _START = 2.0  # times the middle of the body, that is of soft tissue or between it and bone
@@ -54,7 +53,7 @@ def bone_reference(pixels: np.ndarray) -> float:
         pixels: (H, W) grey values or counts, zero or more; integers or floats, rounded to integers.
 
     Returns:
-        1.2 × the 85th percentile of the 3×3 means between 0.1 and 2.5 times itself, at least 1.
+        The 92nd percentile of the 3×3 means between 0.2 and 1.5 times itself, at least 1.
     """
     # Sums of nine integers stay integers: the histogram has ninths of a level.
     whole = np.rint(pixels.astype(np.float32))
@@ -72,10 +71,10 @@ def bone_reference(pixels: np.ndarray) -> float:
         return float(np.interp(first + percent / 100 * (last - first), cumulative, edges))
 
     air = _SURE_AIR * percentile(_BRIGHTEST, edges[0], edges[-1])
-    body = _START * percentile(50, air, edges[-1])
+    bone = _START * percentile(50, air, edges[-1])
     for _ in range(_ROUNDS):
-        body = percentile(_BODY_PERCENTILE, max(air, _AIR * body), _HOT * body)
-    return max(1.0, _BONE * body / 9)
+        bone = percentile(_BONE_PERCENTILE, max(air, _AIR * bone), _HOT * bone)
+    return max(1.0, bone / 9)
 
 
 # -------------------------------------------------------------------------------------------- gain
