@@ -22,11 +22,15 @@ import numpy as np
 from bonescan_jax.augment import augment
 from bonescan_jax.config import validate
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import decode, host_batches, training_batches, view_records
+from bonescan_jax.input_pipeline import (
+    decode,
+    example_records,
+    host_batches,
+    training_batches,
+    view_records,
+)
 from bonescan_jax.parallel import make_mesh
 from bonescan_jax.progress import Progress
-
-SUBJECTS = ("input",)
 
 
 class Rate(NamedTuple):
@@ -44,7 +48,7 @@ def benchmark(
 
     Args:
         config: of the run whose parts are measured; its data must be prepared.
-        what: one of SUBJECTS.
+        what: "input".
         peer: "torch" measures PyTorch and MONAI beside ours (extra `peers`), None ours alone.
         rounds: how often each contestant is measured.
         seconds: how long at least, each time.
@@ -86,6 +90,7 @@ def _benchmark_input(
 ) -> dict[str, Any]:
     """Images a second from files to batches: decode, crop, stack; then with augmentation."""
     config.data.views = "each"
+    example_records(config, "train")  # refuses data that are not there before any process starts
     cores = len(os.sched_getaffinity(0))
     batch = config.train.batch_size
     with tempfile.TemporaryDirectory() as folder:

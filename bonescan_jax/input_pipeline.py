@@ -314,7 +314,7 @@ def host_batches(
 
 
 def _shuffled_examples(config: ml_collections.ConfigDict) -> grain.MapDataset:
-    """Endless examples of the training split, those with an abnormal box as often as asked."""
+    """Endless examples of the training split, the abnormal ones as often as asked."""
     examples = example_records(config, "train")
     share = config.data.abnormal_examples
     pools = {"abnormal": _abnormal(examples) if share else [], "every": range(len(examples))}

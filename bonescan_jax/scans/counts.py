@@ -4,6 +4,10 @@ BS-80K stores grey = round(gain × counts) mod 256 and encodes it as JPEG of qua
 Poisson, so the variance of a pixel is gain × its grey value: that gives the gain to some percent,
 and says how far a neighbour may lie. The camera's blur (FWHM of two pixels or more) does the rest:
 what is brighter than 255 is found again as the smooth surface that joins on to its surroundings.
+
+Of the real chest crops with overflow, the one whose gain is 1 fits this. The others have rings of
+exactly 255, as min(255, round(gain × (counts mod 256))) gives: a turn is worth gain × 256 then.
+Overflow is found on them too, but its total comes out too low.
 """
 
 import functools
