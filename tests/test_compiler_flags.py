@@ -29,6 +29,12 @@ def test_a_platform_that_is_not_installed_gets_nothing():
     assert variables({}, lambda name: False) == {}
 
 
+def test_libtpu_gets_its_own():
+    assert variables({}, lambda name: name == "libtpu") == {
+        "LIBTPU_INIT_ARGS": "--xla_tpu_scoped_vmem_limit_kib=32768"
+    }
+
+
 def test_the_installed_xla_knows_every_flag():
     """It ends the process at once over one that it does not know."""
     flags = [f"{each.flag}={each.value}" for each in SETTINGS if each.variable == "XLA_FLAGS"]

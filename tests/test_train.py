@@ -246,3 +246,24 @@ def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDi
     assert scores["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
     with pytest.raises(InputError, match="--predictor is 'head_9', expected one of head_1"):
         evaluate(tmp_path, "test", "head_9")
+
+
+def test_nothing_compiles_after_the_first_step_and_evaluation(
+    small_config: ml_collections.ConfigDict, tmp_path: Path
+):
+    """Between the first two steps, nor after the first evaluation."""
+    late = []
+
+    def compiled(name: str, *_: Any, **__: Any) -> None:
+        if "backend_compile" not in name:
+            return
+        path = tmp_path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kinds = [json.loads(line)["kind"] for line in lines]
+        if kinds == ["train"] or "validation" in kinds:
+            late.append(kinds)
+
+    small_config.train.num_steps, small_config.train.eval_every_steps = 6, 3
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    train(small_config, tmp_path)
+    assert not late

@@ -27,6 +27,11 @@ class Plan(NamedTuple):
     size: Cell  # height and width of the images
     shards: int  # in how many equal parts devices hold the batch
 
+    @property
+    def per_image(self) -> bool:
+        """Whether each image is normalised by its own statistics, and not by the batch's."""
+        return self.norm in ("group", "instance")
+
     def pixels(self, row: int) -> int:
         """Of an image in this row."""
         return (self.size[0] >> row) * (self.size[1] >> row)
@@ -79,14 +84,14 @@ class Stage(NamedTuple):
 
     def sums(self, x: jax.Array) -> jax.Array:
         """Of each channel over the batch, or over each image where the norm is per image."""
-        axes = (0, 1) if self.plan.norm in ("group", "instance") else (0, 1, 2)
+        axes = (0, 1) if self.plan.per_image else tuple(range(x.ndim - 1))
         total = x.astype(jnp.float32).sum(axes)
         return total.reshape(*total.shape[:-1], math.prod(self.cell), -1).sum(-2)
 
     def count(self, x: jax.Array) -> int:
         """Pixels that a sum is over."""
         pixels = self.plan.pixels(self.row)
-        return pixels if self.plan.norm in ("group", "instance") else pixels * x.shape[2]
+        return pixels if self.plan.per_image else pixels * x.shape[2]
 
     def line(self, weights: Tree, moments: Moments, running: Tree | None) -> Line:
         """Multiplier and offset of each channel, float32."""
@@ -108,14 +113,18 @@ class Stage(NamedTuple):
         """What the line of a norm makes of it, then rectified."""
         return Activation(raw, tuple(self.lanes(part).astype(raw.dtype) for part in line))
 
+    def gradient_sums(self, gradient: jax.Array, raw: jax.Array) -> Moments:
+        """Of gradients of raw · multiplier + offset: those of offset and multiplier."""
+        product = gradient.astype(jnp.float32) * raw.astype(jnp.float32)
+        return self.sums(gradient), self.sums(product)
+
     def backward(
-        self, gradient: jax.Array, raw: jax.Array, weights: Tree, moments: Moments
+        self, gradient: jax.Array, sums: Moments, raw: jax.Array, weights: Tree, moments: Moments
     ) -> tuple[jax.Array, Tree]:
         """The gradients of raw and of the norm's weights from that of raw · multiplier + offset."""
-        to_offset = self.sums(gradient)
+        to_offset, to_multiplier = sums
         if self.plan.norm == "none":
             return gradient, {"bias": to_offset}
-        to_multiplier = self.sums(gradient.astype(jnp.float32) * raw.astype(jnp.float32))
         line = functools.partial(normalisation_line, self.plan.norm, running=None)
         (multiplier, _), pull = jax.vjp(line, weights, moments)
         to_weights, (to_mean, to_square) = pull((to_multiplier, to_offset))

@@ -111,7 +111,10 @@ class Network(NamedTuple):
             heads, cell = packed.apply(model, image, train, self.shards)
             logits = [
                 packed.unpack_logits(
-                    jnp.moveaxis(head.reshape(*shape, *head.shape[1:]), 1, 0), image.shape[:3], cell
+                    jnp.moveaxis(head.reshape(*shape, *head.shape[1:]), 1, 0),
+                    image.shape[:3],
+                    cell,
+                    self.shards,
                 )
                 for head in heads
             ]

@@ -197,57 +197,41 @@ def _exact(x: jax.Array) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, source: Cell, target: Cell) -> jax.Array:
     """2×2 max-pool of stride 2, from the cells of one row to those of the next."""
+    # Between cells along an axis where these are single pixels ...
     window = (*(2 // min(size, 2) for size in source), 1, 1)
     lowest = jnp.array(-jnp.inf, x.dtype)
     x = jax.lax.reduce_window(x, lowest, jax.lax.max, window, window, "VALID")
-    halved = tuple(max(size // 2, 1) for size in source)
-    joined: dict[int, jax.Array] = {}
-    for number, pixel in enumerate(jnp.split(x, math.prod(source), -1)):
-        row, column = divmod(number, source[1])
-        place = row * halved[0] // source[0] * halved[1] + column * halved[1] // source[1]
-        joined[place] = jnp.maximum(joined[place], pixel) if place in joined else pixel
-    pooled = jnp.concatenate([joined[place] for place in sorted(joined)], -1)
-    return pooled if halved == target else _regroup(pooled, halved, target)
-
-
-def _regroup(x: jax.Array, source: Cell, target: Cell) -> jax.Array:
-    """Joins small cells to larger ones."""
+    # ... and within them elsewhere: a product with zeros and ones lays out the first and the second
+    # pixel of every pair as cells of the next row; the matrix unit moves lanes faster than copies.
     channels = x.shape[-1] // math.prod(source)
-    down, across = (large // small for small, large in zip(source, target, strict=True))
-    # As a convolution with zeros and ones: a matrix unit moves lanes faster than a copy does.
-    i, j, row, column, channel, down_to, across_to, same = np.ogrid[
-        :down, :across, : source[0], : source[1], :channels, : target[0], : target[1], :channels
-    ]
-    kernel = (
-        (i * source[0] + row == down_to) & (j * source[1] + column == across_to) & (channel == same)
+    axes = [_pairs(*sizes) for sizes in zip(source, target, strict=True)]
+    kernel = jnp.einsum("iyjp,kxlq,cd->ikyxcjlpqd", *axes, np.eye(channels, dtype=bool))
+    sizes = kernel.shape
+    kernel = kernel.reshape(*sizes[:2], math.prod(sizes[2:5]), math.prod(sizes[5:]))
+    kernel = jax.lax.optimization_barrier(kernel.astype(x.dtype))  # so that x is read on the way
+    pairs = jax.lax.conv_general_dilated(
+        x, kernel, sizes[:2], "VALID", dimension_numbers=LAYOUT, precision=_exact(x)
     )
-    kernel = jnp.asarray(kernel, x.dtype).reshape(down, across, x.shape[-1], -1)
-    return jax.lax.conv_general_dilated(
-        x, kernel, (down, across), "VALID", dimension_numbers=LAYOUT, precision=_exact(x)
-    )
+    return functools.reduce(jnp.maximum, jnp.split(pairs, math.prod(sizes[5:7]), -1))
 
 
-def _max_pool_forward(
-    x: jax.Array, source: Cell, target: Cell
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    pooled = max_pool(x, source, target)
-    return pooled, (x, pooled)
+def _pairs(source: int, target: int) -> np.ndarray:
+    """(cells, pixels, 1 or 2, pixels): which pixels of the source cells form each pair."""
+    members = min(source, 2)
+    halved = source // members
+    cell, pixel, member, result = np.ogrid[: target // halved, :source, :members, :target]
+    return cell * source + pixel == members * result + member
 
 
-def _max_pool_backward(
-    source: Cell, target: Cell, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array]:
-    """Equal maxima share the gradient, as those of `max` do."""
-    x, pooled = saved
+def max_pool_backward(
+    x: jax.Array, pooled: jax.Array, gradient: jax.Array, source: Cell, target: Cell
+) -> jax.Array:
+    """The gradient of x from that of what `max_pool` made of it; equal maxima share it."""
     same = jnp.eye(pooled.shape[-1] // math.prod(target), dtype=x.dtype)
     spread = expand_up_kernel(jnp.broadcast_to(same, (2, 2, *same.shape)), target, source)
     largest = x == up_convolve(pooled, spread)
     count = down_convolve(largest.astype(x.dtype), spread)
     share = up_convolve(gradient / count, spread)
-    return (jnp.where(largest, share, jnp.zeros((), x.dtype)),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    return jnp.where(largest, share, jnp.zeros((), x.dtype))

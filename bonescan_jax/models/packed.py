@@ -6,6 +6,7 @@ gradient of an activation is one convolution over all nodes that read it, not a 
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from bonescan_jax.models.cells import (
     expand_kernel,
     expand_up_kernel,
     max_pool,
+    max_pool_backward,
     pack,
     transposed,
     up_convolve,
@@ -61,32 +63,71 @@ def _norm_weights(weights: Tree, number: int) -> Tree:
     return weights.get(f"norm{number}", {"bias": weights[f"conv{number}"].get("bias")})
 
 
+class Part(NamedTuple):
+    """Sources side by side that one convolution reads."""
+
+    x: jax.Array
+    sources: int
+
+
+def _read_parts(sources: Sequence[Activation]) -> list[Part]:
+    """Sources side by side, at most four together: more of them XLA copies before it reads."""
+    groups = [sources[start : start + 4] for start in range(0, len(sources), 4)]
+    return [Part(read_all(group), len(group)) for group in groups]
+
+
+def _kernels(kernel: jax.Array, parts: Sequence[Part]) -> list[jax.Array]:
+    """What of a kernel belongs to each part."""
+    counts = [part.sources for part in parts]
+    channels = kernel.shape[2] // sum(counts)
+    cuts = [channels * cut for cut in itertools.accumulate(counts[:-1])]
+    return jnp.split(kernel, cuts, 2)
+
+
 def _convolution(
-    stage: Stage, weights: Tree, number: int, x: jax.Array, sources: int, running: Tree | None
+    stage: Stage, weights: Tree, number: int, parts: Sequence[Part], running: Tree | None
 ) -> tuple[Activation, Moments]:
     """The first convolution of a node, to the shifted grid, or the second, back."""
     to_shifted = number == 1
     kernel = weights[f"conv{number}"]["kernel"].astype(stage.plan.dtype)
-    kernel = _expand(kernel, sources, stage.cell, to_shifted)
-    raw = convolve(x, kernel, axes_of(stage.cell, to_shifted))
-    if to_shifted:
-        raw = blank_outside(raw, stage.cell)
-    moments = stage.moments(raw)
+    raw = sum(
+        convolve(
+            part.x,
+            _expand(own, part.sources, stage.cell, to_shifted),
+            axes_of(stage.cell, to_shifted),
+        )
+        for part, own in zip(parts, _kernels(kernel, parts), strict=True)
+    )
+    # What is stored is not blanked, or XLA would store it both ways.
+    moments = stage.moments(blank_outside(raw, stage.cell) if to_shifted else raw)
     running = running and running[f"norm{number}"]
     line = stage.line(_norm_weights(weights, number), moments, running)
     return stage.activation(raw, line), moments
 
 
 def _node(stage: Stage, weights: Tree, sources: list[Activation], running: Tree | None) -> Node:
-    first, before = _convolution(stage, weights, 1, read_all(sources), len(sources), running)
-    x = blank_outside(first.read(), stage.cell)
-    second, after = _convolution(stage, weights, 2, x, 1, running)
+    first, before = _convolution(stage, weights, 1, _read_parts(sources), running)
+    between = Part(blank_outside(first.read(), stage.cell), 1)
+    second, after = _convolution(stage, weights, 2, [between], running)
     return Node(sources, first, second, (before, after))
 
 
-def _pool(plan: Plan, row: int, above: jax.Array) -> jax.Array:
-    """Max-pool from the row above."""
-    return max_pool(above, plan.cells[row - 1], plan.cells[row])
+def _pool(plan: Plan, row: int, above: Activation) -> Activation:
+    """Max-pool from the row above: of what it read, and normalised when it is read in turn."""
+    cells = plan.cells[row - 1], plan.cells[row]
+    multiplier, offset = above.line
+    channels = multiplier.shape[-1] // math.prod(cells[0])
+    line = jnp.abs(multiplier), offset
+    line = tuple(jnp.tile(part[:, :channels], math.prod(cells[1])) for part in line)
+    return Activation(max_pool(_rising(above), *cells), line)
+
+
+def _rising(activation: Activation) -> jax.Array:
+    """Its raw values, turned round where it falls as they rise: their maxima are its maxima.
+
+    Exactly, in whichever pass XLA computes this: the backward pass must find the same maxima.
+    """
+    return jnp.where(activation.line[0] < 0, -activation.raw, activation.raw)
 
 
 def _up(plan: Plan, row: int, weights: Tree, x: jax.Array) -> jax.Array:
@@ -101,36 +142,47 @@ def _up_kernel(plan: Plan, row: int, weights: Tree) -> jax.Array:
     return expand_up_kernel(kernel, plan.cells[row + 1], plan.cells[row])
 
 
-def _cells_of_shards(plan: Plan, x: jax.Array) -> jax.Array:
-    """(rows, columns, batch, lanes) to (shards, cells of a shard, lanes).
+def _matrix(plan: Plan, x: jax.Array) -> jax.Array:
+    """(rows, columns, batch, lanes) to (cells, lanes).
 
-    Merging the cells of a shard, not of the whole batch, moves nothing between devices.
+    The cells of one shard after those of another, so that nothing moves between devices.
     """
     rows, columns, batch, lanes = x.shape
     x = x.reshape(rows, columns, plan.shards, batch // plan.shards, lanes)
-    return jnp.moveaxis(x, 2, 0).reshape(plan.shards, -1, lanes)
+    return jnp.moveaxis(x, 2, 0).reshape(-1, lanes)
 
 
-def _read_cells(plan: Plan, source: Activation) -> jax.Array:
-    """An activation as (shards, cells of a shard, lanes)."""
+def _read_matrix(plan: Plan, source: Activation) -> jax.Array:
+    """An activation as (cells, lanes)."""
     # Read after the reshape where the line is the same for all images: then XLA reads on the way.
-    if source.line[0].shape[0] > 1:
-        return _cells_of_shards(plan, source.read())
-    return Activation(_cells_of_shards(plan, source.raw), source.line).read()
+    if plan.per_image:
+        return _matrix(plan, source.read())
+    return Activation(_matrix(plan, source.raw), source.line).read()
 
 
-def _head(plan: Plan, weights: Tree, x: jax.Array) -> jax.Array:
-    """(shards, cells, lanes) to float32 logits (classes, shards, pixels of a cell, cells).
+# XLA computes one factor of a product on the way. So that this is the activation, which is then
+# never written, what else it could take is held back: the small kernel, and a bias behind.
+_hold_back = jax.lax.optimization_barrier
+
+
+def _expand_head(plan: Plan, kernel: jax.Array) -> jax.Array:
+    """(C, classes) to (classes · pixels of a cell, lanes)."""
+    pixels = math.prod(plan.cells[0])
+    same = jnp.eye(pixels, dtype=kernel.dtype)
+    kernel = jnp.einsum("pq,ck->kpqc", same, kernel)
+    return kernel.reshape(-1, pixels * kernel.shape[-1])
+
+
+def _head(plan: Plan, weights: Tree, source: Activation) -> jax.Array:
+    """Float32 logits (classes, pixels of a cell, cells) of an activation.
 
     The cells lie last, side by side in the lanes, which 3 classes would waste.
     """
-    pixels = math.prod(plan.cells[0])
-    same = jnp.eye(pixels, dtype=plan.dtype)
-    kernel = weights["kernel"].astype(plan.dtype)
-    kernel = jnp.einsum("pq,ck->kpqc", same, kernel).reshape(-1, x.shape[-1])
-    logits = jnp.einsum("snc,kc->skn", x, kernel, preferred_element_type=jnp.float32)
-    logits = logits.reshape(plan.shards, -1, pixels, logits.shape[-1])
-    return jnp.moveaxis(logits + weights["bias"][:, None, None], 1, 0)
+    kernel = _hold_back(_expand_head(plan, weights["kernel"].astype(plan.dtype)))
+    x = _read_matrix(plan, source)
+    logits = _hold_back(jnp.einsum("nc,kc->kn", x, kernel, preferred_element_type=jnp.float32))
+    logits = logits.reshape(-1, math.prod(plan.cells[0]), len(x))
+    return logits + weights["bias"][:, None, None]
 
 
 def _forward(
@@ -154,8 +206,7 @@ def _forward(
                 earlier = [nodes[row, before].second for before in range(column)]
                 sources = [Activation(up), *earlier]
             elif row:
-                above = nodes[row - 1, 0].second.read()
-                sources = [Activation(_pool(plan, row, above))]
+                sources = [_pool(plan, row, nodes[row - 1, 0].second)]
             else:
                 sources = [Activation(pack(x, plan.cells[0]).astype(plan.dtype))]
             statistics = running and running["nodes"][name]
@@ -164,7 +215,7 @@ def _forward(
             )
     with jax.named_scope("heads"):
         logits = [
-            _head(plan, weights["heads"][f"{column}"], _read_cells(plan, nodes[0, column].second))
+            _head(plan, weights["heads"][f"{column}"], nodes[0, column].second)
             for column in plan.supervised
         ]
     return logits, nodes
@@ -190,6 +241,8 @@ def _train_forward(plan: Plan, weights: Tree, x: jax.Array) -> tuple[Tree, Tree]
 def _train_backward(plan: Plan, saved: Tree, gradients: Tree) -> tuple[Tree, jax.Array]:
     """Gradients of weights and images, node by node, each after all that read it."""
     weights, image, nodes = saved
+    # Else XLA would write what the forward pass read on the way, for the backward pass to take.
+    nodes, gradients = jax.lax.optimization_barrier((nodes, gradients))
     to_logits = dict(zip(plan.supervised, gradients[0], strict=True))
     to_weights: Tree = {"nodes": {}, "ups": {}, "heads": {}}
     to_first: dict[NodeName, jax.Array] = {}  # gradients of what the first convolutions give
@@ -199,12 +252,12 @@ def _train_backward(plan: Plan, saved: Tree, gradients: Tree) -> tuple[Tree, jax
         own = weights["nodes"][name]
         with jax.named_scope(f"X{name}"):
             if row == 0 and column in to_logits:
-                head = functools.partial(_head, plan)
-                x = _read_cells(plan, node.second)
-                _, pull = jax.vjp(head, weights["heads"][f"{column}"], x)
-                to_weights["heads"][f"{column}"], term = pull(to_logits[column])
-                merge = functools.partial(_cells_of_shards, plan)
-                terms[row, column] += jax.linear_transpose(merge, node.second.raw)(term)
+                to_weights["heads"][f"{column}"], term = _head_backward(
+                    plan, weights["heads"][f"{column}"], node.second, to_logits[column]
+                )
+                if column < plan.levels or plan.per_image:
+                    term = _from_matrix(plan, term, node.second.raw)
+                terms[row, column].append(term)
             readers = [(row, later) for later in range(column + 1, plan.levels - row + 1)]
             if readers:
                 terms[row, column].append(
@@ -223,9 +276,9 @@ def _train_backward(plan: Plan, saved: Tree, gradients: Tree) -> tuple[Tree, jax
                 )
                 terms[row + 1, column - 1].append(term)
             elif row:
-                pool = functools.partial(_pool, plan, row)
-                _, pull = jax.vjp(pool, nodes[row - 1, 0].second.read())
-                terms[row - 1, 0].append(pull(to_source)[0])
+                above, (pooled,) = _rising(nodes[row - 1, 0].second), node.sources
+                cells = plan.cells[row - 1], plan.cells[row]
+                terms[row - 1, 0].append(max_pool_backward(above, pooled.raw, to_source, *cells))
     to_image = _from_readers(plan, 0, 0, weights["nodes"], to_first, [(0, 0)])
     unpack = jax.linear_transpose(lambda x: pack(x, plan.cells[0]).astype(plan.dtype), image)
     return to_weights, unpack(to_image)[0]
@@ -261,41 +314,84 @@ def _from_readers(
     return convolve(gradients, jnp.concatenate(kernels, 2), axes_of(cell, to_shifted=False))
 
 
+def _from_matrix(plan: Plan, matrix: jax.Array, like: jax.Array) -> jax.Array:
+    """(cells, lanes) back to the axes of another array."""
+    return jax.linear_transpose(functools.partial(_matrix, plan), like)(matrix)[0]
+
+
+def _through_relu(gradient: jax.Array, activation: Activation) -> jax.Array:
+    return jnp.where(activation.read() > 0, gradient, jnp.zeros((), gradient.dtype))
+
+
 def _node_backward(
     stage: Stage, weights: Tree, node: Node, gradient: jax.Array
 ) -> tuple[Tree, jax.Array]:
-    """Gradients of the weights of a node and of what its first convolution gives."""
+    """Gradients of the weights of a node and of what its first convolution gives.
+
+    Args:
+        stage: of its row.
+        weights: its parameters.
+        node: what it left.
+        gradient: of its activation, or as a matrix where nothing but a head reads it.
+    """
     cell, to_weights = stage.cell, {}
 
-    def through_norm(number: int, gradient: jax.Array, activation: Activation) -> jax.Array:
-        gradient = jnp.where(activation.read() > 0, gradient, jnp.zeros((), gradient.dtype))
+    def through_norm(
+        number: int, gradient: jax.Array, activation: Activation, sums: Moments
+    ) -> jax.Array:
+        """From the gradient behind the ReLU, and its sums, to that of the convolution's output."""
         own = _norm_weights(weights, number)
         moments = node.moments[number - 1]
-        to_raw, to_norm = stage.backward(gradient, activation.raw, own, moments)
+        to_raw, to_norm = stage.backward(gradient, sums, activation.raw, own, moments)
         if stage.plan.norm == "none":
             to_weights[f"conv{number}"] = to_norm
         else:
             to_weights[f"conv{number}"], to_weights[f"norm{number}"] = {}, to_norm
         return to_raw
 
-    def to_kernel(number: int, x: jax.Array, gradient: jax.Array, sources: int) -> jax.Array:
-        axes = axes_of(cell, number == 1)
+    def to_kernel(number: int, parts: Sequence[Part], gradient: jax.Array) -> jax.Array:
+        to_shifted, found = number == 1, []
         kernel = weights[f"conv{number}"]["kernel"]
-        pull = jax.linear_transpose(
-            lambda kernel: _expand(kernel, sources, cell, number == 1), kernel
-        )
-        return pull(correlate(x, gradient, axes))[0]
+        for part, own in zip(parts, _kernels(kernel, parts), strict=True):
+            expand = functools.partial(
+                _expand, sources=part.sources, cell=cell, to_shifted=to_shifted
+            )
+            pull = jax.linear_transpose(expand, own)
+            found += pull(correlate(part.x, gradient, axes_of(cell, to_shifted)))
+        return jnp.concatenate(found, 2)
 
-    to_second = through_norm(2, gradient, node.second)
-    between = blank_outside(node.first.read(), cell)
-    to_weights["conv2"]["kernel"] = to_kernel(2, between, to_second, 1)
+    if gradient.ndim == node.second.raw.ndim:
+        gradient = _through_relu(gradient, node.second)
+        sums = stage.gradient_sums(gradient, node.second.raw)
+    else:  # as long as it is a matrix, XLA takes the sums in the pass of the head's product
+        raw = _hold_back(_matrix(stage.plan, node.second.raw))
+        gradient = _through_relu(gradient, Activation(raw, node.second.line))
+        sums = stage.gradient_sums(gradient, raw)
+        gradient = _from_matrix(stage.plan, gradient, node.second.raw)
+    to_second = through_norm(2, gradient, node.second, sums)
+    between = Part(blank_outside(node.first.read(), cell), 1)
+    to_weights["conv2"]["kernel"] = to_kernel(2, [between], to_second)
     kernel = _expand(weights["conv2"]["kernel"].astype(stage.plan.dtype), 1, cell, False)
     gradient = convolve(to_second, transposed(kernel), axes_of(cell, to_shifted=True))
-    gradient = blank_outside(gradient, cell)
-    to_first = blank_outside(through_norm(1, gradient, node.first), cell)
-    sources = read_all(node.sources)
-    to_weights["conv1"]["kernel"] = to_kernel(1, sources, to_first, len(node.sources))
+    gradient = _through_relu(blank_outside(gradient, cell), node.first)
+    sums = stage.gradient_sums(gradient, node.first.raw)
+    to_first = blank_outside(through_norm(1, gradient, node.first, sums), cell)
+    to_weights["conv1"]["kernel"] = to_kernel(1, _read_parts(node.sources), to_first)
     return to_weights, to_first
+
+
+def _head_backward(
+    plan: Plan, weights: Tree, source: Activation, gradient: jax.Array
+) -> tuple[Tree, jax.Array]:
+    """Gradients of the weights of a head and, as a matrix, of what it reads."""
+    expand = functools.partial(_expand_head, plan)
+    kernel = _hold_back(expand(weights["kernel"].astype(plan.dtype)))
+    to_logits = _hold_back(gradient.reshape(len(kernel), -1).astype(plan.dtype))
+    x = _read_matrix(plan, source)
+    to_kernel = jnp.einsum("kn,nc->kc", to_logits, x, preferred_element_type=jnp.float32)
+    (to_kernel,) = jax.linear_transpose(expand, weights["kernel"])(_hold_back(to_kernel))
+    to_source = jnp.einsum("kn,kc->nc", to_logits, kernel)
+    return {"kernel": to_kernel, "bias": gradient.sum((1, 2))}, to_source
 
 
 def _up_backward(
@@ -326,8 +422,8 @@ def apply(
         shards: in how many equal parts devices hold the batch.
 
     Returns:
-        For each supervised column float32 (num_classes, shards, pixels of a cell, cells of a
-        shard), and the cell; `pack_mask` and `unpack_logits` say which pixel lies where.
+        For each supervised column float32 (num_classes, pixels of a cell, cells), and the cell;
+        `pack_mask` and `unpack_logits` say which pixel lies where.
     """
     check_size(x, model.levels)
     weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -361,23 +457,24 @@ def _plan(model: UNetPlusPlus, x: jax.Array, shards: int) -> Plan:
 
 
 def pack_mask(mask: jax.Array, cell: Cell, shards: int) -> jax.Array:
-    """(B, H, W, V) laid out as logits: (V, shards, pixels of a cell, cells of a shard)."""
+    """(B, H, W, V) laid out as logits: (V, pixels of a cell, cells)."""
     batch, height, width, views = mask.shape
     rows, columns = cell
     mask = mask.reshape(
         shards, batch // shards, height // rows, rows, width // columns, columns, views
     )
-    mask = mask.transpose(6, 0, 3, 5, 2, 4, 1)
-    return mask.reshape(views, shards, rows * columns, -1)
+    mask = mask.transpose(6, 3, 5, 0, 2, 4, 1)
+    # Held here: XLA would transpose what the losses make of it, once for each class and way.
+    return jax.lax.optimization_barrier(mask.reshape(views, rows * columns, -1))
 
 
-def unpack_logits(logits: jax.Array, shape: Sequence[int], cell: Cell) -> jax.Array:
-    """(K, V, shards, pixels of a cell, cells) to (B, H, W, V, K) of images (B, H, W)."""
+def unpack_logits(logits: jax.Array, shape: Sequence[int], cell: Cell, shards: int) -> jax.Array:
+    """(K, V, pixels of a cell, cells) to (B, H, W, V, K) of images (B, H, W)."""
     batch, height, width = shape
-    classes, views, shards, *_ = logits.shape
+    classes, views, *_ = logits.shape
     rows, columns = cell
     logits = logits.reshape(
-        classes, views, shards, rows, columns, height // rows, width // columns, batch // shards
+        classes, views, rows, columns, shards, height // rows, width // columns, batch // shards
     )
-    logits = logits.transpose(2, 7, 5, 3, 6, 4, 1, 0)
+    logits = logits.transpose(4, 7, 5, 2, 6, 3, 1, 0)
     return logits.reshape(batch, height, width, views, classes)

@@ -1,5 +1,6 @@
 """Lane-packed execution against the plain: the same weights, outputs, gradients and training."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import jax
@@ -10,9 +11,9 @@ import pytest
 
 from bonescan_jax.config import default_config
 from bonescan_jax.models import cells
-from bonescan_jax.models.build import Network, Tree, build_network, initial_weights
+from bonescan_jax.models.build import Tree, build_network, initial_weights
 from bonescan_jax.models.cells import choose_cells
-from bonescan_jax.parallel import make_mesh
+from bonescan_jax.parallel import batch_shardings, make_mesh
 from bonescan_jax.train_step import make_predict_step
 from tests.test_train_step import run
 
@@ -40,18 +41,27 @@ def test_cells_fill_the_lanes_and_divide_the_image(
     assert choose_cells(widths, *size) == expected
 
 
+# How `both_ways` computes; "brighter" is the plain net on images brighter by one rounding.
+WAYS = ("plain", "packed")
+
+
 def settings(levels: int, norm: str, views: str = "each") -> ml_collections.ConfigDict:
     config = default_config()
     config.model.filters, config.model.levels = (4, 8, 16, 16, 16)[: levels + 1], levels
     config.model.norm, config.model.dtype, config.data.views = norm, "float32", views
+    if norm == "group":
+        config.model.filters = (8, 8, 16, 16, 16)[: levels + 1]
+    config.mesh.data = 1
     return config
 
 
 def both_ways(
-    config: ml_collections.ConfigDict, batch: int, size: tuple[int, int], shards: int = 1
-) -> tuple[dict, dict]:
-    """Logits, statistics and gradients, plain and packed."""
-    network = build_network(config)
+    config: ml_collections.ConfigDict, batch: int, size: tuple[int, int], ways: Sequence[str] = WAYS
+) -> list[dict]:
+    """Logits, statistics and gradients each of these ways, on the config's mesh."""
+    config.train.batch_size = config.evaluate.batch_size = batch
+    config.data.crop_height, config.data.crop_width = size
+    network, mesh = build_network(config), make_mesh(config)
     params, stats = initial_weights(config)
     # Biases and scales that are not all the same, as after some training.
     leaves, tree = jax.tree.flatten(params)
@@ -64,19 +74,22 @@ def both_ways(
     image = jax.random.normal(jax.random.key(2), (batch, *size, network.views))
     aim = jax.random.normal(jax.random.key(3), (*image.shape, 3))
 
-    def results(network: Network) -> dict[str, Tree]:
-        def loss(params: Tree, stats: Tree) -> tuple[jax.Array, Tree]:
-            logits, stats = network.apply(params, stats, image, True)
+    def results(way: str) -> dict[str, Tree]:
+        own = network._replace(packed="on" if way == "packed" else "off").on(mesh)
+        seen = image * np.float32(1 + 2**-23) if way == "brighter" else image
+        seen = jax.device_put(seen, batch_shardings(mesh)["image"])
+
+        def loss(params: Tree, stats: Tree, image: jax.Array) -> tuple[jax.Array, Tree]:
+            logits, stats = own.apply(params, stats, image, True)
             return sum(jnp.abs(head - aim).mean() for head in logits), (logits, stats)
 
-        lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(params, stats)
+        lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(params, stats, seen)
         # Runs once: what LLVM's optimiser takes would be most of the test's time.
         compute = lowered.compile({"xla_llvm_disable_expensive_passes": True})
-        gradients, (logits, stats_after) = compute(params, stats)
-        return {"logits": logits, "stats": stats_after, "gradients": gradients}
+        gradients, (logits, stats_after) = compute(params, stats, seen)
+        return jax.device_get({"logits": logits, "stats": stats_after, "gradients": gradients})
 
-    plain, packed = (network._replace(packed=way, shards=shards) for way in ("off", "on"))
-    return jax.device_get(results(plain)), jax.device_get(results(packed))
+    return [results(way) for way in ways]
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -99,12 +112,11 @@ def largest_error(found: Tree, expected: Tree) -> float:
 )
 def test_outputs_statistics_and_gradients_agree(levels: int, norm: str, batch: int, views: str):
     config = settings(levels, norm, views)
-    if norm == "group":
-        config.model.filters = (8, 8, 16, 16)
+    config.mesh.data = 2 if batch == 2 else 1
     # Of 32×16 pixels row 4 has two, and an input brighter by one rounding (1.2e-7) moves gradients
     # by 8e-4 with instance norm; of 64×32 by 5e-5.
     size = (64, 32) if levels == 4 else (32, 16)
-    plain, packed = both_ways(config, batch, size, shards=2 if batch == 2 else 1)
+    plain, packed = both_ways(config, batch, size)
     for name, error in (("logits", 1e-5), ("stats", 1e-5), ("gradients", 1e-4)):
         if plain[name]:
             assert largest_error(packed[name], plain[name]) < error, name
