@@ -118,20 +118,26 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         gradients, stats, losses = batch_gradients(config, network, mesh, state, batch)
-        with jax.named_scope("optimizer"):
+        health = examine(batch["sample"], losses, gradients, stats)
+
+        def update(state: TrainState) -> TrainState:
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             current = {"params": params, "stats": stats}
             average = _moving_average(state.average, current, state.step, config.train.ema_decay)
+            return TrainState(state.step + 1, params, stats, optimizer_state, average)
+
+        with jax.named_scope("optimizer"):
+            # A branch, not a choice for each number: the new state takes the place of the old.
+            state = jax.lax.cond(health["finite"], update, _only_count, state)
         metrics = {
             "loss": losses.mean(),
             **{f"loss_{head}": loss for head, loss in zip(network.heads, losses, strict=True)},
             "gradient_norm": optax.global_norm(gradients),
-            "learning_rate": schedule(state.step),
-            "health": examine(batch["sample"], losses, gradients, stats),
+            "learning_rate": schedule(state.step - 1),
+            "health": health,
         }
-        new = TrainState(state.step + 1, params, stats, optimizer_state, average)
-        return _keep_unless(metrics["health"]["finite"], new, state), metrics
+        return state, metrics
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     return jax.jit(
@@ -264,14 +270,10 @@ def _sums_of_squares(tree: Tree) -> jax.Array:
     return jnp.stack([jnp.square(leaf).sum() for leaf in leaves]) if leaves else jnp.zeros(0)
 
 
-def _keep_unless(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """The new state if all is finite, else the old; counts go on, and the schedule with them."""
+def _only_count(state: TrainState) -> TrainState:
+    """The state after a step that changed nothing: its counts go on, and the schedule with them."""
     return jax.tree.map(
-        lambda now, before: (
-            jnp.where(finite, now, before) if jnp.issubdtype(now.dtype, jnp.floating) else now
-        ),
-        new,
-        old,
+        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf + 1, state
     )
 
 
