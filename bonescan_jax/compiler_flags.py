@@ -55,8 +55,8 @@ SETTINGS = (
         "32768",
         "Twice the vector memory that one operation may use by default, so that convolutions of "
         "large activations work on larger tiles: XLA's estimate of the step on v5e falls by 8 %, "
-        "and compiling takes a third longer (docs/performance.md; with 65536, twice as long for "
-        "little more). MaxText raises it too, in its xla_flags_library.py.",
+        "and compiling takes a third longer (docs/performance.md; 65536 takes 2.5 times as long "
+        "and gains no more). MaxText raises it too, in its xla_flags_library.py.",
     ),
 )
 
