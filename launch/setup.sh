@@ -5,17 +5,30 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:-}"
 
-# The newest supported Python that really runs: pyenv and the like leave names on the PATH that do not.
+candidates() {
+  local version
+  echo "${PYTHON:-}"
+  for version in 3.13 3.12 3.11; do
+    echo "python$version"
+    compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version.*/bin/python$version" | sort -rV || true
+  done
+  echo python3
+}
+
+# The newest supported Python that really runs: newer ones get a newer, faster jax. pyenv puts names
+# on the PATH that do not run, of Pythons that do.
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+  while read -r candidate; do
     [ -n "$candidate" ] || continue
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+    if "$candidate" -c 'import sys, sysconfig, venv, ensurepip
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))' \
+      2>/dev/null </dev/null; then
       echo "$candidate"
       return
     fi
-  done
-  echo "setup: found no Python 3.11, 3.12 or 3.13 with venv on the PATH; install one or set PYTHON" >&2
+  done < <(candidates)
+  echo "setup: found no Python 3.11, 3.12 or 3.13 with venv on the PATH or in pyenv; install one or set PYTHON" >&2
   return 2
 }
 
