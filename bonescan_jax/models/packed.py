@@ -142,6 +142,11 @@ def _up_kernel(plan: Plan, row: int, weights: Tree) -> jax.Array:
     return expand_up_kernel(kernel, plan.cells[row + 1], plan.cells[row])
 
 
+# XLA computes one factor of a product on the way. So that this is the activation, which is then
+# never written, what else it could take is held back: the small kernel, and a bias behind.
+_hold_back = jax.lax.optimization_barrier
+
+
 def _matrix(plan: Plan, x: jax.Array) -> jax.Array:
     """(rows, columns, batch, lanes) to (cells, lanes).
 
@@ -157,12 +162,7 @@ def _read_matrix(plan: Plan, source: Activation) -> jax.Array:
     # Read after the reshape where the line is the same for all images: then XLA reads on the way.
     if plan.per_image:
         return _matrix(plan, source.read())
-    return Activation(_matrix(plan, source.raw), source.line).read()
-
-
-# XLA computes one factor of a product on the way. So that this is the activation, which is then
-# never written, what else it could take is held back: the small kernel, and a bias behind.
-_hold_back = jax.lax.optimization_barrier
+    return Activation(_hold_back(_matrix(plan, source.raw)), source.line).read()
 
 
 def _expand_head(plan: Plan, kernel: jax.Array) -> jax.Array:
