@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-from jax.extend.core import Jaxpr, jaxprs_in_params
 from jax.sharding import Mesh
 
 from bonescan_jax import hlo
+from bonescan_jax.arithmetic import training_flops
 from bonescan_jax.config import resolve_steps, validate
 from bonescan_jax.errors import InputError
 from bonescan_jax.executable import write_executable
@@ -200,42 +200,6 @@ def _num_examples(config: ml_collections.ConfigDict) -> int:
 
 
 # ---- What is to be expected ----------------------------------------------------------------------
-
-
-def training_flops(config: ml_collections.ConfigDict) -> float:
-    """Multiplications and additions of the network in one training step and example.
-
-    Those of the plain network's convolutions and matrix products, forward and backward, each
-    multiply-add as two; padding counts like pixels.
-    """
-    config = _with_batch(config, config.train.accumulate_steps)
-    config.mesh.data = config.mesh.spatial = 1
-    config.model.packed = "off"
-    mesh = make_mesh(config, jax.devices("cpu"))
-    step, state, batch = abstract_step(config, mesh)
-    return count_flops(step.trace(state, batch).jaxpr.jaxpr) / config.train.batch_size
-
-
-def count_flops(jaxpr: Jaxpr) -> float:
-    """Of its convolutions and matrix products, each multiply-add as two.
-
-    Padding counts like pixels; the zeros between the pixels of a dilated convolution do not.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        shapes = [variable.aval.shape for variable in equation.invars]
-        results = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * results * math.prod(shapes[0][axis] for axis in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            features = equation.params["dimension_numbers"].rhs_spec[0]
-            dilation = math.prod(equation.params["lhs_dilation"])
-            total += 2 * results * math.prod(shapes[1]) / shapes[1][features] / dilation
-        else:
-            inner = sum(count_flops(each) for each in jaxprs_in_params(equation.params))
-            total += inner * equation.params.get("length", 1)  # a scan's
-    return total
 
 
 def _figures(

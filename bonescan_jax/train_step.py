@@ -164,7 +164,6 @@ def batch_gradients(
     """
     pixels = batch_shardings(mesh)["image"]
     network = network.on(mesh)
-    task_loss = {"segment": segmentation_loss, "classify": classification_loss}[config.task]
 
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
         with jax.named_scope("augment"):
@@ -178,7 +177,7 @@ def batch_gradients(
             # the work.
             image, mask = jax.lax.with_sharding_constraint((image, mask), (pixels, pixels))
             image = normalize(image, part["reference"])
-        return task_loss(config, network, params, stats, image, mask, part["sample"])
+        return TASK_LOSSES[config.task](config, network, params, stats, image, mask, part["sample"])
 
     def part_gradients(stats: Tree, part: Batch) -> tuple[Tree, tuple[Tree, jax.Array]]:
         gradients, (stats, losses) = jax.grad(loss, has_aux=True)(state.params, stats, part)
@@ -242,6 +241,9 @@ def classification_loss(
     labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
     loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
     return loss, (stats, loss[None])
+
+
+TASK_LOSSES = {"segment": segmentation_loss, "classify": classification_loss}
 
 
 def _inside(mask: jax.Array) -> jax.Array:

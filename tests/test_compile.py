@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bonescan_jax import compile as compile_module
-from bonescan_jax.compile import compile_at, compile_for, largest_batch, training_flops
+from bonescan_jax.compile import compile_at, compile_for, largest_batch
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.tpu import CHIPS, _without_a_tpu, open_topology
@@ -57,34 +57,6 @@ def test_slices_hold_up_to_256_chips():
 def test_the_clock_is_that_of_the_matrix_units_at_their_peak(name: str, units: int, size: int):
     chip = CHIPS[name]
     assert chip.clock * units * size**2 * 2 == pytest.approx(chip.flops, rel=2e-3)
-
-
-def test_flops_of_the_whole_net_are_those_of_the_paper():
-    """119.0 G multiply-adds forward for 2^18 pixels and one class, and twice that backward."""
-    assert training_flops(default_config()) == pytest.approx(3 * 2 * 119.0e9, rel=2e-3)
-
-
-def plain_convolutions(pixels: int, width: int, channels: int) -> float:
-    """Operations of a node of two 3×3 convolutions, and the two products backward of each."""
-    return 3 * 2 * pixels * 9 * (width * channels + channels**2)
-
-
-def test_flops_count_the_plain_net_once_however_it_is_computed():
-    config = default_config()
-    config.data.crop_height, config.data.crop_width = 64, 32
-    config.model.filters, config.model.levels = (4, 8), 1
-    pixels, classes = 64 * 32, 3
-    expected = (
-        plain_convolutions(pixels, 1, 4)
-        - 2 * pixels * 9 * 4  # nothing asks for the gradient of the image
-        + plain_convolutions(pixels // 4, 4, 8)
-        + 3 * 2 * (pixels // 4) * 8 * 4 * 4  # up
-        + plain_convolutions(pixels, 8, 4)
-        + 3 * 2 * pixels * 4 * classes  # head
-    )
-    assert training_flops(config) == expected
-    config.train.accumulate_steps, config.model.packed = 2, "on"
-    assert training_flops(config) == expected
 
 
 @pytest.mark.parametrize("limit", [13.0, 57.3, 999.0])

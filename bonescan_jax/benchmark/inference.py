@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from bonescan_jax.arithmetic import count_flops
 from bonescan_jax.benchmark.measure import (
     Team,
     Work,
@@ -15,7 +16,6 @@ from bonescan_jax.benchmark.measure import (
     read_config,
     take_turns,
 )
-from bonescan_jax.compile import count_flops
 from bonescan_jax.errors import InputError
 from bonescan_jax.models.build import Tree, build_network, initial_weights, views_per_example
 from bonescan_jax.parallel import make_mesh

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from bonescan_jax.arithmetic import saved_bytes, training_flops
 from bonescan_jax.benchmark.measure import (
     Team,
     Timing,
@@ -22,7 +23,6 @@ from bonescan_jax.benchmark.measure import (
     read_config,
     take_turns,
 )
-from bonescan_jax.compile import training_flops
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.models.build import build_network, views_per_example
@@ -75,7 +75,7 @@ def _figures(
         "share_of_matmul": round(share, 3),
         **{
             name: round(facts[OURS][dtype][name], 3)
-            for name in ("compile_seconds", "peak_memory_mib", "temporary_mib")
+            for name in ("compile_seconds", "peak_memory_mib", "temporary_mib", "saved_mib")
         },
     }
     for peer in ("monai", "torch"):
@@ -109,7 +109,7 @@ def our_work(config_json: str) -> Work:
     config = read_config(config_json)
     own = config.model.dtype
     facts: dict[str, Any] = {
-        "flops": config.train.batch_size * training_flops(config.copy_and_resolve_references())
+        "flops": config.train.batch_size * training_flops(config)
     }
     pieces: dict[str, Callable[[], Any]] = {}
     for dtype in sorted(DTYPES, key=lambda dtype: dtype != own):  # memory peaks in the own one
@@ -151,6 +151,7 @@ class PreparedStep:
         self.facts = {
             "compile_seconds": compile_seconds,
             "peak_memory_mib": peak_memory() / 2**20,
+            "saved_mib": saved_bytes(config) / 2**20,
             "temporary_mib": self.compiled.memory_analysis().temp_size_in_bytes / 2**20,
         }
 
