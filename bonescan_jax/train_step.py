@@ -301,6 +301,8 @@ def make_predict_step(
         logits, _ = network.apply(
             weights["params"], weights["stats"], normalize(image, reference), False
         )
+        # Held back, or XLA on a CPU makes one slow loop of the last node's convolutions and this.
+        logits = jax.lax.optimization_barrier(logits)
         probabilities = jnp.moveaxis(jax.nn.softmax(jnp.stack(logits)), -2, 2)
         if len(logits) == 1:
             return probabilities
