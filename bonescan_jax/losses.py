@@ -24,7 +24,7 @@ def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.Confi
 
     Args:
         logits: (K, …) float32.
-        mask: (…) integer classes, 0 is background.
+        mask: (…) classes as whole numbers of any type, 0 is background.
         settings: config.loss.
     """
     # An array for each class: reductions over an axis of 3 would cost more passes over the pixels.

@@ -457,7 +457,8 @@ def _plan(model: UNetPlusPlus, x: jax.Array, shards: int) -> Plan:
 
 
 def pack_mask(mask: jax.Array, cell: Cell, shards: int) -> jax.Array:
-    """(B, H, W, V) laid out as logits: (V, pixels of a cell, cells)."""
+    """(B, H, W, V) classes laid out as logits: bfloat16 (V, pixels of a cell, cells)."""
+    mask = _hold_back(mask.astype(jnp.bfloat16))  # exact up to 256; bytes are moved slower
     batch, height, width, views = mask.shape
     rows, columns = cell
     mask = mask.reshape(
@@ -465,7 +466,7 @@ def pack_mask(mask: jax.Array, cell: Cell, shards: int) -> jax.Array:
     )
     mask = mask.transpose(6, 3, 5, 0, 2, 4, 1)
     # Held here: XLA would transpose what the losses make of it, once for each class and way.
-    return jax.lax.optimization_barrier(mask.reshape(views, rows * columns, -1))
+    return _hold_back(mask.reshape(views, rows * columns, -1))
 
 
 def unpack_logits(logits: jax.Array, shape: Sequence[int], cell: Cell, shards: int) -> jax.Array:
