@@ -189,7 +189,8 @@ class _Clock:
             yield
             return
         jax.block_until_ready(state)
-        self.seconds += time.monotonic() - self.since
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
         yield
         self.since = time.monotonic()
 

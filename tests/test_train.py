@@ -267,3 +267,18 @@ def test_nothing_compiles_after_the_first_step_and_evaluation(
     jax.monitoring.register_event_duration_secs_listener(compiled)
     train(small_config, tmp_path)
     assert not late
+
+
+def test_images_a_second_are_the_same_while_a_checkpoint_is_saved(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    clock = loop._Clock(images=8)
+    clock.step_begun({})  # the one that compiles
+    for _ in range(10):
+        clock.step_begun({})
+        now += 2
+    assert clock.images_per_second() == 4
+    with clock.paused({}):
+        assert clock.images_per_second() == 4
+        now += 100
+    assert clock.images_per_second() == 4
