@@ -3,7 +3,11 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Each program runs a few times only: what LLVM's optimiser takes would be most of the time.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_optimization_level=1"
+)
 
 from pathlib import Path
 

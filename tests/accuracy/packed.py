@@ -20,7 +20,8 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Each program runs once or 20 times: what LLVM's optimiser takes would be most of the time.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
+    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_optimization_level=1"
 )
 
 import jax

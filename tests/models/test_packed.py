@@ -86,9 +86,7 @@ def both_ways(
             return sum(jnp.abs(head - aim).mean() for head in logits), (logits, stats)
 
         if own.packed not in compiled:
-            lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(params, stats, seen)
-            # Runs once: what LLVM's optimiser takes would be most of the test's time.
-            compiled[own.packed] = lowered.compile({"xla_llvm_disable_expensive_passes": True})
+            compiled[own.packed] = jax.jit(jax.grad(loss, has_aux=True))
         gradients, (logits, stats_after) = compiled[own.packed](params, stats, seen)
         return jax.device_get({"logits": logits, "stats": stats_after, "gradients": gradients})
 
