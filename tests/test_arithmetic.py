@@ -34,7 +34,7 @@ def test_flops_count_the_plain_net_once_however_it_is_computed():
     assert training_flops(config) == expected
 
 
-def test_saved_are_all_convolutions_and_with_remat_hardly_more():
+def test_saved_is_what_convolutions_give_and_with_remat_hardly_more():
     config = default_config()
     config.data.crop_height, config.data.crop_width = 64, 32
     config.model.filters, config.model.levels = (4, 8), 1

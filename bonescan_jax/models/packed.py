@@ -159,7 +159,8 @@ def _matrix(plan: Plan, x: jax.Array) -> jax.Array:
 
 def _read_matrix(plan: Plan, source: Activation) -> jax.Array:
     """An activation as (cells, lanes)."""
-    # Read after the reshape where the line is the same for all images: then XLA reads on the way.
+    # Read after the reshape where the line is the same for all images: then XLA reads on the way,
+    # if it does not find the reshape in between.
     if plan.per_image:
         return _matrix(plan, source.read())
     return Activation(_hold_back(_matrix(plan, source.raw)), source.line).read()
