@@ -60,15 +60,15 @@ def read_all(sources: Sequence[Activation]) -> jax.Array:
     for source in sources:
         lanes = source.raw.shape[-1]
         if source.line is None:
-            lines.append([jnp.full((1, lanes), value, raw.dtype) for value in (1, 0, -jnp.inf)])
+            lines.append([jnp.full((1, lanes), value) for value in (1.0, 0.0, -jnp.inf)])
         else:
-            lines.append([*source.line, jnp.zeros((1, lanes), raw.dtype)])
+            lines.append([*source.line, jnp.zeros((1, lanes))])
     images = max(line[0].shape[0] for line in lines)
     multiplier, offset, floor = (
         jnp.concatenate([jnp.broadcast_to(part, (images, part.shape[1])) for part in parts], -1)
         for parts in zip(*lines, strict=True)
     )
-    return jnp.maximum(raw * multiplier + offset, floor)
+    return jnp.maximum(raw.astype(jnp.float32) * multiplier + offset, floor).astype(raw.dtype)
 
 
 class Stage(NamedTuple):
@@ -111,7 +111,7 @@ class Stage(NamedTuple):
 
     def activation(self, raw: jax.Array, line: Line) -> Activation:
         """What the line of a norm makes of it, then rectified."""
-        return Activation(raw, tuple(self.lanes(part).astype(raw.dtype) for part in line))
+        return Activation(raw, tuple(self.lanes(part) for part in line))
 
     def gradient_sums(self, gradient: jax.Array, raw: jax.Array) -> Moments:
         """Of gradients of raw · multiplier + offset: those of offset and multiplier."""
@@ -130,7 +130,7 @@ class Stage(NamedTuple):
         to_weights, (to_mean, to_square) = pull((to_multiplier, to_offset))
         mean, square = (to / self.count(raw) for to in (to_mean, 2 * to_square))
         to_raw = (
-            gradient * self.lanes(multiplier).astype(raw.dtype)
+            gradient.astype(jnp.float32) * self.lanes(multiplier)
             + raw.astype(jnp.float32) * self.lanes(square)
             + self.lanes(mean)
         )

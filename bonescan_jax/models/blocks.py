@@ -54,8 +54,7 @@ class Norm(nnx.Module):
         multiplier, offset = normalisation_line(self.kind, weights, moments, running)
         if self.kind != "batch":
             multiplier, offset = multiplier[:, None, None, :], offset[:, None, None, :]
-        # One multiply-add a pixel: the statistics stay float32, the activations stay in dtype.
-        return x * multiplier.astype(x.dtype) + offset.astype(x.dtype)
+        return (wide * multiplier + offset).astype(x.dtype)
 
     def track(self, mean: jax.Array, square: jax.Array) -> None:
         """Moves the running statistics of batch normalisation towards a batch's first moments."""
@@ -98,6 +97,11 @@ def normalisation_line(
     return multiplier, weights["bias"] - mean * multiplier
 
 
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """In float32, so that the gradient of the bias is a sum in float32: a CPU sums as it stands."""
+    return (x.astype(jnp.float32) + bias).astype(x.dtype)
+
+
 class Conv3x3(nnx.Module):
     """3×3 convolution, zero padding, over the channels of several sources side by side.
 
@@ -127,7 +131,7 @@ class Conv3x3(nnx.Module):
             )
             total, start = part if total is None else total + part, stop
         if self.bias is not None:
-            total = total + self.bias[...].astype(self.dtype)
+            total = _add_bias(total, self.bias[...])
         return checkpoint_name(total, CONVOLUTION)
 
 
@@ -178,7 +182,7 @@ class UpConv(nnx.Module):
         rows = [jnp.einsum("bhwc,xcf->bhwxf", x, taps) for taps in kernel]
         rows = [row.reshape(batch, height, 1, 2 * width, -1) for row in rows]
         up = jnp.concatenate(rows, 2).reshape(batch, 2 * height, 2 * width, -1)
-        return up + self.bias[...].astype(self.dtype)
+        return _add_bias(up, self.bias[...])
 
 
 class Head(nnx.Module):

@@ -39,6 +39,20 @@ def test_up_convolution_is_the_transposed_convolution():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["convolution", "up-convolution", "norm"])
+def test_gradients_of_biases_are_summed_in_float32(kind: str):
+    # In bfloat16 a sum of ones stays at 256.
+    x = noise(2, 32, 32, 4).astype(jnp.bfloat16)
+    shared = {"dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
+    layer, apply, pixels = {
+        "convolution": (Conv3x3(4, 8, True, **shared), lambda layer: layer([x]), 2048),
+        "up-convolution": (UpConv(4, 8, **shared), lambda layer: layer(x), 8192),
+        "norm": (Norm("batch", 4), lambda layer: layer(x, True), 2048),
+    }[kind]
+    gradients = nnx.grad(lambda layer: apply(layer).astype(jnp.float32).sum())(layer)
+    np.testing.assert_array_equal(gradients["bias"][...], pixels)
+
+
 def test_max_pool_is_xlas():
     x = noise(2, 8, 6, 3)
     window = (1, 2, 2, 1)
