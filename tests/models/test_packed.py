@@ -153,7 +153,7 @@ def test_in_bfloat16_packed_is_as_near_to_float32_as_plain():
             )
             for pair in ((way[name], exact[name]) for way in both_ways(config, 2, (32, 16)))
         )
-        assert packed < 1.2 * plain, name
+        assert packed < 1.5 * plain, name
 
 
 @pytest.mark.parametrize("head", ["head_1", "head_2"])
