@@ -29,6 +29,25 @@ def fake(folder: Path, **programs: str) -> dict[str, str]:
     return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+def test_setup_takes_the_newest_python_that_runs(tmp_path: Path):
+    """Here one of pyenv's: its own name on the PATH does not run."""
+    venv = 'mkdir -p .venv/bin; echo "#!" > .venv/bin/python; chmod +x .venv/bin/python'
+    runs = f'if [ "$1" = -m ]; then {venv}; echo "$0" > chosen; fi'
+    environment = fake(tmp_path / "bin", **{"python3.13": "exit 127", "python3.12": runs})
+    (tmp_path / "versions").mkdir()
+    for version in ("3.13.9", "3.13.10", "3.11.2"):
+        (tmp_path / "versions" / version).mkdir()
+        fake(tmp_path / "versions" / version / "bin", **{f"python{version[:4]}": runs})
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "launch").mkdir()
+    setup = shutil.copy(LAUNCH / "setup.sh", tmp_path / "launch")
+    environment |= {"PYENV_ROOT": str(tmp_path), "PYTHON": ""}
+    subprocess.run(["bash", setup], env=environment, check=True)
+    chosen = (tmp_path / "chosen").read_text()
+    assert chosen == f"{tmp_path}/versions/3.13.10/bin/python3.13\n"
+
+
 @pytest.mark.parametrize(
     ("code", "state", "requeued"),
     [
