@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,16 +64,19 @@ def rounded(weights: Tree, draw: int) -> Tree:
     return jax.tree.map(move, weights)
 
 
-def make_results(
-    config: ml_collections.ConfigDict, batch: int, size: tuple[int, int]
-) -> Callable[..., dict[str, Tree]]:
-    """Logits, statistics and gradients on the config's mesh, as a function of how to compute them.
+class Inputs(NamedTuple):
+    """Float32 weights, images (B, H, W, V), and what logits are drawn to (B, H, W, V, K)."""
 
-    It takes "off" or "on" for model.packed, and a draw for `rounded` weights.
-    """
+    params: Tree
+    stats: Tree
+    image: np.ndarray
+    aim: np.ndarray
+
+
+def make_inputs(config: ml_collections.ConfigDict, batch: int, size: tuple[int, int]) -> Inputs:
+    """A batch of noise for the config, which is told its size."""
     config.train.batch_size = config.evaluate.batch_size = batch
     config.data.crop_height, config.data.crop_width = size
-    network, mesh = build_network(config), make_mesh(config)
     params, stats = initial_weights(config)
     # Biases and scales that are not all the same, as after some training.
     leaves, tree = jax.tree.flatten(params)
@@ -82,10 +86,22 @@ def make_results(
         for leaf, key in zip(leaves, keys, strict=True)
     ]
     params = jax.tree.unflatten(tree, leaves)
-    image = jax.random.normal(jax.random.key(2), (batch, *size, network.views))
+    image = jax.random.normal(jax.random.key(2), (batch, *size, build_network(config).views))
     # A third of a scan is blank: there, maxima are equal.
     image = image.at[:, :, : size[1] // 3].set(0)
     aim = jax.random.normal(jax.random.key(3), (*image.shape, 3))
+    return jax.device_get(Inputs(params, stats, image, aim))
+
+
+def make_results(
+    config: ml_collections.ConfigDict, inputs: Inputs
+) -> Callable[..., dict[str, Tree]]:
+    """Logits, statistics and gradients on the config's mesh, as a function of how to compute them.
+
+    It takes "off" or "on" for model.packed, and a draw for `rounded` weights.
+    """
+    network, mesh = build_network(config), make_mesh(config)
+    params, stats, image, aim = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), inputs)
     image = jax.device_put(image, batch_shardings(mesh)["image"])
 
     @functools.cache
@@ -109,7 +125,8 @@ def both_ways(
     config: ml_collections.ConfigDict, batch: int, size: tuple[int, int]
 ) -> list[dict[str, Tree]]:
     """Logits, statistics and gradients, plain and packed."""
-    return [*map(make_results(config, batch, size), ("off", "on"))]
+    results = make_results(config, make_inputs(config, batch, size))
+    return [*map(results, ("off", "on"))]
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
