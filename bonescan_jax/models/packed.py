@@ -368,7 +368,8 @@ def _node_backward(
         raw = _hold_back(_matrix(stage.plan, node.second.raw))
         gradient = _through_relu(gradient, Activation(raw, node.second.line))
         sums = stage.gradient_sums(gradient, raw)
-        gradient = _from_matrix(stage.plan, gradient, node.second.raw)
+        # Held back, or XLA would store it in float32, as it is read next.
+        gradient = _from_matrix(stage.plan, _hold_back(gradient), node.second.raw)
     to_second = through_norm(2, gradient, node.second, sums)
     between = Part(blank_outside(node.first.read(), cell), 1)
     to_weights["conv2"]["kernel"] = to_kernel(2, [between], to_second)
