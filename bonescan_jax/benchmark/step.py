@@ -108,9 +108,7 @@ def our_work(config_json: str) -> Work:
     jax.config.update("jax_enable_compilation_cache", False)
     config = read_config(config_json)
     own = config.model.dtype
-    facts: dict[str, Any] = {
-        "flops": config.train.batch_size * training_flops(config)
-    }
+    facts: dict[str, Any] = {"flops": config.train.batch_size * training_flops(config)}
     pieces: dict[str, Callable[[], Any]] = {}
     for dtype in sorted(DTYPES, key=lambda dtype: dtype != own):  # memory peaks in the own one
         config.model.dtype = dtype

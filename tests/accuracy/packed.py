@@ -8,11 +8,11 @@ plain net in float64, from the same weights and images:
 
 - packed in float64. That it is the same function shows here, where no rounding hides a difference:
   nothing may differ by more than `EXACT`.
-- packed and plain in float32, each of `DRAWS` draws in which every weight is moved by one rounding.
-  A net amplifies rounding, and where that puts an activation on the other side of zero, ReLU passes
-  or stops a whole gradient: one error may be 1000 times another. So what is bounded is how many
-  times the plain net's error packed is off over all cases (geometric means), and the largest error
-  beside the plain net's largest.
+- packed and plain in float32, in `DRAWS` draws: of the weights as they are, and each moved by one
+  rounding. A net amplifies rounding, and where that puts an activation on the other side of zero,
+  ReLU passes or stops a whole gradient: one error may be 1000 times another. So what is bounded is
+  how many times the plain net's error packed is off over all cases (geometric means), and the
+  largest error beside the plain net's largest.
 - packed and plain in bfloat16, likewise, of one draw.
 
 Errors are relative, the largest of all arrays (bfloat16: their mean). The last line is JSON; exit
