@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 class Activation(NamedTuple):
     """What a node reads: max(raw · multiplier + offset, 0), or raw itself without a line.
 
-    raw is (rows, columns, batch, lanes), the others (1 or batch, lanes).
+    raw is (rows, columns, batch, lanes), the others float32 (1 or batch, lanes).
     """
 
     raw: jax.Array

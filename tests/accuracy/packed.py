@@ -25,8 +25,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from unittest import mock
+from collections.abc import Callable
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Each program runs a few times only: what LLVM's optimiser takes would be most of the time.
@@ -46,6 +45,7 @@ from bonescan_jax.models.build import Tree
 from bonescan_jax.parallel import to_mesh
 from tests.models.test_packed import (
     Inputs,
+    everything_in_float64,
     make_inputs,
     make_results,
     relative_error,
@@ -66,16 +66,6 @@ STEPS = 20
 
 # {"logits", "gradients", "training", "loss"}: what one way of computing gives.
 Results = dict[str, Tree]
-
-
-@contextlib.contextmanager
-def everything_in(dtype: str) -> Iterator[None]:
-    """For float64, also what the program computes in float32 whatever model.dtype says."""
-    if dtype != "float64":
-        yield
-        return
-    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
-        yield
 
 
 def make_training(
@@ -106,7 +96,7 @@ def compute(config: ml_collections.ConfigDict, inputs: Inputs, dtype: str) -> li
     """Results of plain and of packed, of each draw."""
     config.model.dtype = dtype
     draws = DRAWS if dtype == "float32" else 1
-    with everything_in(dtype):
+    with everything_in_float64() if dtype == "float64" else contextlib.nullcontext():
         results = make_results(config, inputs)
         found = []
         for way in ("off", "on"):
