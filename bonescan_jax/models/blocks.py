@@ -54,6 +54,7 @@ class Norm(nnx.Module):
         multiplier, offset = normalisation_line(self.kind, weights, moments, running)
         if self.kind != "batch":
             multiplier, offset = multiplier[:, None, None, :], offset[:, None, None, :]
+        # In float32 for the gradients' sake, as in `_add_bias`.
         return (wide * multiplier + offset).astype(x.dtype)
 
     def track(self, mean: jax.Array, square: jax.Array) -> None:
@@ -98,7 +99,7 @@ def normalisation_line(
 
 
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """In float32, so that the gradient of the bias is a sum in float32: a CPU sums as it stands."""
+    """In float32, as then the gradient of the bias is: a CPU loses most of a sum in bfloat16."""
     return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 

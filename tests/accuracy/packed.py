@@ -152,7 +152,9 @@ def summarize(found: dict[str, list[list[list[float]]]]) -> tuple[dict[str, dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--levels", type=int, choices=LEVELS, nargs="+", default=LEVELS)
+    parser.add_argument(
+        "--levels", type=int, choices=LEVELS, nargs="+", default=LEVELS, help="depths; all"
+    )
     cells.LANES = 16
     found: dict[str, list] = {}
     cases = [*itertools.product(parser.parse_args().levels, NORMS, PLACES)]
