@@ -2,7 +2,7 @@
 
 import sys
 
-from bonescan_jax.preemption import PREEMPTION
+from bonescan_jax.cluster.preemption import PREEMPTION
 
 # What saves and goes on; the other verbs are short, and end as any program does.
 CONTINUED = ("train", "crossvalidate")
@@ -12,7 +12,7 @@ def main() -> None:
     """Runs `bonescan VERB …`; exit codes are those of `cli`."""
     if sys.argv[1:2] and sys.argv[1] in CONTINUED:
         PREEMPTION.install()
-    from bonescan_jax.cli import main as run_verb  # noqa: PLC0415 - after the line above
+    from bonescan_jax.cli.main import main as run_verb  # noqa: PLC0415 - after the line above
 
     run_verb()
 

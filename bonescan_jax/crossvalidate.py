@@ -12,8 +12,8 @@ import numpy as np
 from bonescan_jax.datasets.records import num_folds
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import evaluate, image_auc, pooled_dice
+from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.train import train
-from bonescan_jax.workdir import write_json
 
 
 def crossvalidate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:

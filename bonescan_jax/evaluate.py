@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from bonescan_jax.checkpoint import find_step, restore_average
-from bonescan_jax.distributed import is_primary
+from bonescan_jax.cluster.distributed import is_primary
+from bonescan_jax.cluster.mesh import make_mesh, replicated, to_host
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import (
     decode,
@@ -34,13 +34,13 @@ from bonescan_jax.models.build import (
     initial_weights,
     views_per_example,
 )
-from bonescan_jax.parallel import make_mesh, replicated, to_host
-from bonescan_jax.progress import Progress
+from bonescan_jax.runs.checkpoint import find_step, restore_average
+from bonescan_jax.runs.progress import Progress
+from bonescan_jax.runs.workdir import read_config, write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
 from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.regions import REGIONS
 from bonescan_jax.train_step import make_classify_step, make_predict_step, overlap_counts
-from bonescan_jax.workdir import read_config, write_json
 
 Result = TypeVar("Result")
 PredictStep = Callable[[Tree, jax.Array, jax.Array], jax.Array]

@@ -16,12 +16,12 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
+from bonescan_jax.cluster.mesh import local_rows, to_mesh
+from bonescan_jax.cluster.preemption import follow_parent
 from bonescan_jax.datasets.bs80k import open_split
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.datasets.regions import open_region_split
 from bonescan_jax.errors import InputError
-from bonescan_jax.parallel import local_rows, to_mesh
-from bonescan_jax.preemption import follow_parent
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, VIEWS, WIDTH
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.masks import NEED_IMAGE, boxes_to_mask

@@ -13,7 +13,7 @@ import rich.table
 import rich.text
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.progress import Progress
+from bonescan_jax.runs.progress import Progress
 from bonescan_jax.scans import ABNORMAL, NORMAL
 from bonescan_jax.scans.annotations import parse_boxes
 from bonescan_jax.scans.bs80k import XML_FOLDERS

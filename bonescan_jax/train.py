@@ -11,20 +11,22 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from bonescan_jax.bad_numbers import NumberWatch
-from bonescan_jax.checkpoint import Checkpoints, disk_errors_told
+from bonescan_jax.aot.executable import load_executable
+from bonescan_jax.cluster.consensus import GO_ON, SAVE, STOP, Consensus
+from bonescan_jax.cluster.distributed import check_agreement, is_primary
+from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.cluster.preemption import PREEMPTION
+from bonescan_jax.cluster.watchdog import Watchdog
 from bonescan_jax.config import resolve_steps, validate
-from bonescan_jax.consensus import GO_ON, SAVE, STOP, Consensus
-from bonescan_jax.distributed import check_agreement, is_primary
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import BEST, make_validation
-from bonescan_jax.executable import load_executable
 from bonescan_jax.input_pipeline import example_records, training_batches
 from bonescan_jax.models.build import build_network, views_per_example
-from bonescan_jax.parallel import make_mesh
-from bonescan_jax.preemption import PREEMPTION
-from bonescan_jax.progress import Progress
-from bonescan_jax.sample_log import SampleLog
+from bonescan_jax.runs.bad_numbers import NumberWatch
+from bonescan_jax.runs.checkpoint import Checkpoints, disk_errors_told
+from bonescan_jax.runs.progress import Progress
+from bonescan_jax.runs.sample_log import SampleLog
+from bonescan_jax.runs.workdir import MetricsLog, claimed, flatten, start_workdir, write_json
 from bonescan_jax.train_step import (
     TrainState,
     abstract_batch,
@@ -32,8 +34,6 @@ from bonescan_jax.train_step import (
     make_optimizer,
     make_train_step,
 )
-from bonescan_jax.watchdog import Watchdog
-from bonescan_jax.workdir import MetricsLog, claimed, flatten, start_workdir, write_json
 
 
 def train(

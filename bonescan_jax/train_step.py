@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from bonescan_jax.augment import augment, normalize
+from bonescan_jax.cluster.mesh import batch_shardings, replicated, state_shardings
 from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.models.build import (
     ImageNetwork,
@@ -19,7 +20,6 @@ from bonescan_jax.models.build import (
     initial_weights,
     views_per_example,
 )
-from bonescan_jax.parallel import batch_shardings, replicated, state_shardings
 from bonescan_jax.scans import ABNORMAL, BACKGROUND
 from bonescan_jax.scans.masks import most_probable_mask
 

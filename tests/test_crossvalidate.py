@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import bonescan_jax.crossvalidate as module
-from bonescan_jax.cli import main
+from bonescan_jax.cli.main import main
 from bonescan_jax.config import default_config, validate
 from bonescan_jax.crossvalidate import crossvalidate
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.datasets.regions import Regions
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import decode_labelled, host_batches
+from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, NORMAL
-from bonescan_jax.workdir import write_json
 from tests.region_layout import PATIENTS, crop_jpeg, write_regions
 
 

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import (
     TrainingExample,
@@ -19,11 +20,10 @@ from bonescan_jax.input_pipeline import (
     training_batches,
     view_records,
 )
-from bonescan_jax.parallel import make_mesh
+from bonescan_jax.phantom.patient import to_grey
 from bonescan_jax.scans import ABNORMAL
 from bonescan_jax.scans.files import read_image_file
 from bonescan_jax.scans.overflow import find_overflow
-from bonescan_jax.scans.phantom import to_grey
 from tests.hot_spots import hot_body, wrap_after_gain
 
 

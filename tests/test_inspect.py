@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bonescan_jax.cli import main
+from bonescan_jax.cli.main import main
+from bonescan_jax.phantom.patient import simulate_patient
 from bonescan_jax.scans import HEIGHT, WIDTH
-from bonescan_jax.scans.phantom import simulate_patient
 from tests.layout import BOXES, voc, write_layout
 from tests.scans.test_dicom import PIXELS, nm_dataset, one_view, save, two_views
 from tests.scans.test_files import with_full_bladder

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import bonescan_jax.predict
+from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import load_network
-from bonescan_jax.parallel import make_mesh
+from bonescan_jax.phantom.dicom import write_dicom
 from bonescan_jax.predict import predict
-from bonescan_jax.scans.phantom_dicom import write_dicom
+from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.train import train
-from bonescan_jax.workdir import read_config
 from tests.layout import write_layout
 
 

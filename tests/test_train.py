@@ -17,14 +17,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import bonescan_jax.evaluate as evaluation
 import bonescan_jax.train as loop
-from bonescan_jax.checkpoint import Checkpoints, newest_good
+from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.evaluate import evaluate
-from bonescan_jax.parallel import make_mesh
-from bonescan_jax.preemption import PREEMPTION, PreemptedError
+from bonescan_jax.runs.checkpoint import Checkpoints, newest_good
+from bonescan_jax.runs.workdir import claimed
 from bonescan_jax.train import train
 from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
-from bonescan_jax.workdir import claimed
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 # Without benchmark.py: its net is that of bs80k.py, and compiling it twice would take minutes.
@@ -173,7 +173,9 @@ def test_numbers_that_are_not_finite_stop_the_run_or_are_left_out(
 
 
 def test_a_workdir_in_use_is_refused(tmp_path: Path):
-    holder = "from pathlib import Path; from bonescan_jax.workdir import claimed; import time\n"
+    holder = (
+        "from pathlib import Path\nfrom bonescan_jax.runs.workdir import claimed\nimport time\n"
+    )
     holder += f"with claimed(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"

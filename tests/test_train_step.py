@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from bonescan_jax.cluster.mesh import make_mesh, to_mesh
 from bonescan_jax.models.build import build_network, views_per_example
-from bonescan_jax.parallel import make_mesh, to_mesh
 from bonescan_jax.train_step import (
     TrainState,
     batch_gradients,

@@ -10,8 +10,8 @@ from typing import Any
 import ml_collections
 
 from bonescan_jax.benchmark.inference import benchmark_inference
+from bonescan_jax.benchmark.input import benchmark_reading
 from bonescan_jax.benchmark.loop import benchmark_loop
-from bonescan_jax.benchmark.reading import benchmark_reading
 from bonescan_jax.benchmark.step import benchmark_step
 from bonescan_jax.config import validate
 from bonescan_jax.errors import InputError

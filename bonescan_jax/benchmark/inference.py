@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from bonescan_jax.arithmetic import count_flops
+from bonescan_jax.aot.arithmetic import count_flops
 from bonescan_jax.benchmark.measure import (
     Team,
     Work,
@@ -16,9 +16,9 @@ from bonescan_jax.benchmark.measure import (
     read_config,
     take_turns,
 )
+from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
 from bonescan_jax.models.build import Tree, build_network, initial_weights, views_per_example
-from bonescan_jax.parallel import make_mesh
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.train_step import make_predict_step
 

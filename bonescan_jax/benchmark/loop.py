@@ -15,7 +15,7 @@ from bonescan_jax.benchmark.step import PreparedStep
 from bonescan_jax.config import DURATION_UNITS
 from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.models.build import views_per_example
-from bonescan_jax.progress import Progress
+from bonescan_jax.runs.progress import Progress
 from bonescan_jax.train import train
 
 SAVE_EVERY = 100

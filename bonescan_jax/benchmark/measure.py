@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from bonescan_jax.progress import Progress
+from bonescan_jax.runs.progress import Progress
 
 
 class Rate(NamedTuple):

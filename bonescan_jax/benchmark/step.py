@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from bonescan_jax.arithmetic import saved_bytes, training_flops
+from bonescan_jax.aot.arithmetic import saved_bytes, training_flops
 from bonescan_jax.benchmark.measure import (
     Team,
     Timing,
@@ -23,10 +23,10 @@ from bonescan_jax.benchmark.measure import (
     read_config,
     take_turns,
 )
+from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.models.build import build_network, views_per_example
-from bonescan_jax.parallel import make_mesh
 from bonescan_jax.scans import CLASSES
 from bonescan_jax.train_step import (
     Batch,
@@ -199,7 +199,7 @@ def _matmul(size: int, dtype: jnp.dtype) -> Callable[[], Any]:
 
 def _peer_teams(config: ml_collections.ConfigDict) -> list[Team]:
     """Each variant of each peer in each dtype."""
-    from bonescan_jax.peers.training import MONAI_LEVELS, VARIANTS, Task, peer_work
+    from bonescan_jax.benchmark.peers.step import MONAI_LEVELS, VARIANTS, Task, peer_work
 
     same = default_config()
     same.model.levels = MONAI_LEVELS

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bonescan_jax.datasets.bs80k import BS80K, prepare
-from bonescan_jax.scans.phantom_files import write_bs80k
+from bonescan_jax.phantom.files import write_bs80k
 
 
 class Phantom(BS80K):
@@ -36,7 +36,7 @@ def prepare_phantom(
         name: of the data set.
         num_patients: how many to simulate, two views each.
         seed: of the simulation.
-        num_processes: see `bonescan_jax.scans.phantom_files.write_bs80k`.
+        num_processes: see `bonescan_jax.phantom.files.write_bs80k`.
         on_patient: see there.
         **settings: what else `bonescan_jax.datasets.bs80k.prepare` takes.
 

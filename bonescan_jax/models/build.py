@@ -9,13 +9,13 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh
 
+from bonescan_jax.cluster.mesh import DATA
 from bonescan_jax.models import packed
 from bonescan_jax.models.blocks import CONVOLUTION
 from bonescan_jax.models.classifier import Classifier
 from bonescan_jax.models.fold import fold_batch_norm
 from bonescan_jax.models.unet import UNet
 from bonescan_jax.models.unetpp import UNetPlusPlus, prune
-from bonescan_jax.parallel import DATA
 from bonescan_jax.scans import CLASSES
 
 Tree = Any  # nested dictionaries of arrays

@@ -12,8 +12,8 @@ import cv2
 from bonescan_jax.errors import InputError
 from bonescan_jax.report.chart import Line, line_chart
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE, STYLE
+from bonescan_jax.runs.workdir import flatten
 from bonescan_jax.scans import CLASSES
-from bonescan_jax.workdir import flatten
 
 FOREGROUND = CLASSES[1:]
 MAX_PICTURES = 6

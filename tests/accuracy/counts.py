@@ -28,8 +28,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from bonescan_jax.phantom.patient import PhantomView, simulate_patient, to_grey
 from bonescan_jax.scans.counts import bone_reference, estimate_gain
-from bonescan_jax.scans.phantom import PhantomView, simulate_patient, to_grey
 from bonescan_jax.scans.unwrap import unwrap_grey
 
 NEAR = np.ones((3, 3))

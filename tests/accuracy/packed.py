@@ -39,10 +39,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from bonescan_jax.cluster.mesh import to_mesh
 from bonescan_jax.models import cells
 from bonescan_jax.models.blocks import NORMS
 from bonescan_jax.models.build import Tree
-from bonescan_jax.parallel import to_mesh
 from tests.models.test_packed import (
     Inputs,
     everything_in_float64,

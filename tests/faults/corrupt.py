@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bonescan_jax.checkpoint import Checkpoints, restore_average
+from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import resolve_steps
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records
-from bonescan_jax.parallel import make_mesh
+from bonescan_jax.runs.checkpoint import Checkpoints, restore_average
+from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
-from bonescan_jax.workdir import read_config
 
 
 def truncate(path: Path) -> None:

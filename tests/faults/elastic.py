@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bonescan_jax.preemption import EXIT_CODE
+from bonescan_jax.cluster.preemption import EXIT_CODE
 from tests.faults.processes import PATIENCE, finish, prepare_data, start, wait_for_step
 
 # Where each third of a run takes place.

@@ -28,9 +28,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bonescan_jax.checkpoint import VALIDATION
-from bonescan_jax.manifest import NAME, DamagedError, read, verify
-from bonescan_jax.preemption import EXIT_CODE
+from bonescan_jax.cluster.preemption import EXIT_CODE
+from bonescan_jax.runs.checkpoint import VALIDATION
+from bonescan_jax.runs.manifest import NAME, DamagedError, read, verify
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, SAVE_EVERY, EVALUATE_EVERY = 12, 3, 6

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from bonescan_jax.datasets.bs80k import prepare
-from bonescan_jax.workdir import read_config
+from bonescan_jax.runs.workdir import read_config
 from tests.layout import write_layout
 from tests.test_train import saved_state
 

@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from bonescan_jax.checkpoint import Checkpoints
-from bonescan_jax.parallel import make_mesh
+from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.runs.checkpoint import Checkpoints
 from bonescan_jax.train_step import make_initial_state, make_optimizer
 
 

@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 import bonescan_jax.train as loop
-from bonescan_jax.preemption import PREEMPTION, PreemptedError
+from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.train import train
 from tests.faults.elastic import TOLERANCE, compare
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bonescan_jax.preemption import EXIT_CODE, SIGNALS
+from bonescan_jax.cluster.preemption import EXIT_CODE, SIGNALS
 from tests.faults.kill import ROOT, disturb, passed
 
 
@@ -25,7 +25,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path, data_dir: Pat
 
 def _listener(body: str) -> subprocess.Popen:
     """A process that listens for signals and has done a step that is not saved."""
-    code = "import time; from bonescan_jax.preemption import PREEMPTION as P; P.install()\n"
+    code = "import time; from bonescan_jax.cluster.preemption import PREEMPTION as P; P.install()\n"
     code += f"P.done = 1; print('ready', flush=True)\n{body}"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -65,7 +65,7 @@ def test_a_signal_is_heard_while_python_cannot_run():
 
 WORKER = """
 import multiprocessing, os, time
-from bonescan_jax.preemption import follow_parent
+from bonescan_jax.cluster.preemption import follow_parent
 
 def work():
     follow_parent()

@@ -13,11 +13,11 @@ import ml_collections
 import numpy as np
 import pytest
 
+from bonescan_jax.cluster.mesh import batch_shardings, make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.models import cells
 from bonescan_jax.models.build import Tree, build_network, initial_weights
 from bonescan_jax.models.cells import choose_cells
-from bonescan_jax.parallel import batch_shardings, make_mesh
 from bonescan_jax.train_step import make_predict_step
 from tests.test_train_step import run
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from bonescan_jax.phantom.patient import simulate_patient, to_grey
 from bonescan_jax.scans.counts import bone_reference, estimate_gain
-from bonescan_jax.scans.phantom import simulate_patient, to_grey
 from tests.hot_spots import hot_body, through_jpeg
 
 

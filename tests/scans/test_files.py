@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.phantom.patient import PhantomView, simulate_patient, to_grey
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.scans.files import list_image_files, read_image_file
-from bonescan_jax.scans.phantom import PhantomView, simulate_patient, to_grey
 from tests.layout import jpeg
 from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
 

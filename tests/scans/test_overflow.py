@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
+from bonescan_jax.phantom.patient import to_grey
 from bonescan_jax.scans import HEIGHT, WIDTH, overflow
 from bonescan_jax.scans.overflow import find_overflow, find_overflows, start_workers
-from bonescan_jax.scans.phantom import to_grey
 from bonescan_jax.scans.unwrap import unwrap_grey
 
 

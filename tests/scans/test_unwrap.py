@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.phantom.patient import simulate_patient, to_grey
 from bonescan_jax.scans.counts import bone_reference, estimate_gain
-from bonescan_jax.scans.phantom import simulate_patient, to_grey
 from bonescan_jax.scans.unwrap import unwrap_grey
 from tests.hot_spots import hot_body, stretch, through_jpeg, wrap_after_gain
 

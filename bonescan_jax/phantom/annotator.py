@@ -1,0 +1,112 @@
+"""The reader of simulated scans: boxes the hot spots that a person would see and call hot."""
+
+import numpy as np
+from scipy import ndimage
+
+from bonescan_jax.phantom.uptake import HotSpot
+from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, WIDTH, Box
+from bonescan_jax.scans.counts import bone_reference
+
+EDGE = 0.4  # a hot spot reaches to this fraction of its own peak: what a person would box
+# What a person would see and call hot: contrast over the ordinary uptake there, signal to noise
+# (Rose: 5 is just seen), and brightness relative to bone, since a faint spot on a dim bone is none.
+MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 8.0, 1.2
+MERGE = 8.0  # pixels, 18 mm
+
+# A hot spot as a view shows it: its own expected counts in a window, row and column of the window.
+Seen = tuple[HotSpot, np.ndarray, int, int]
+
+
+def _is_visible(
+    spot: np.ndarray, around: np.ndarray, ordinary: np.ndarray, bone: float, kind: str
+) -> bool:
+    """Return whether a reader would mark a hot spot.
+
+    Args:
+      spot: its own expected counts.
+      around: expected counts of all else at the same pixels.
+      ordinary: what of them is no hot spot: of two foci in one joint neither hides the other.
+      bone: expected counts of bone in this view.
+      kind: HotSpot.kind; bladder and kidneys are expected, so they must stand out more: kidneys
+        are as bright as the spine in most patients, and no reader boxes these.
+    """
+    peak = int(spot.argmax())
+    contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
+    snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
+    need = {"kidney": 4.5, "bladder": 2.2}.get(kind, MIN_CONTRAST)
+    bright = spot.flat[peak] + around.flat[peak] > MIN_BRIGHTNESS * bone
+    return bright and contrast > need and snr > MIN_SNR
+
+
+def merge_foci(spots: list[Seen]) -> list[Seen]:
+    """Join the benign foci of one joint, peaks within MERGE pixels: a reader sees them as one."""
+    merged: list[Seen] = []
+    for spot, image, top, left in spots:
+        if image.size == 0 or image.max() <= 0:
+            continue
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        for number, (other, theirs, their_top, their_left) in enumerate(merged):
+            peak = np.unravel_index(theirs.argmax(), theirs.shape)
+            away = np.hypot(row + top - peak[0] - their_top, column + left - peak[1] - their_left)
+            if spot.kind == other.kind == "benign" and away < MERGE:
+                corner = min(top, their_top), min(left, their_left)
+                joint = np.zeros((
+                    max(top + image.shape[0], their_top + theirs.shape[0]) - corner[0],
+                    max(left + image.shape[1], their_left + theirs.shape[1]) - corner[1],
+                ), np.float32)  # fmt: skip
+                for part, y, x in ((image, top, left), (theirs, their_top, their_left)):
+                    y, x = y - corner[0], x - corner[1]  # noqa: PLW2901
+                    joint[y : y + part.shape[0], x : x + part.shape[1]] += part
+                merged[number] = (other, joint, *corner)
+                break
+        else:
+            merged.append((spot, image, top, left))
+    return merged
+
+
+def annotate(
+    spots: list[Seen],
+    total: np.ndarray,
+    field: tuple[int, int, int, int],
+) -> tuple[np.ndarray, tuple[Box, ...]]:
+    """Box what a reader of this view sees; touching spots of one class share a box.
+
+    Args:
+      spots: hot spot, its expected counts in a window, row and column of the window.
+      total: (1024, 256) expected counts.
+      field: scanned rows and columns.
+
+    Returns:
+      mask (1024, 256) uint8 and boxes.
+    """
+    layers = {NORMAL: np.zeros((HEIGHT, WIDTH), bool), ABNORMAL: np.zeros((HEIGHT, WIDTH), bool)}
+    ordinary = total.copy()
+    windows = []
+    for _, image, top, left in spots:
+        windows.append((slice(top, top + image.shape[0]), slice(left, left + image.shape[1])))
+        ordinary[windows[-1]] -= image
+    ordinary = np.maximum(ordinary, 0)
+    bone = bone_reference(np.rint(ordinary))
+    visible = [
+        _is_visible(image, np.maximum(total[w] - image, 0), ordinary[w], bone, spot.kind)
+        for (spot, image, _, _), w in zip(spots, windows, strict=True)
+    ]
+    # Nobody boxes one kidney and leaves out the other.
+    kidney = any(v for v, (spot, *_) in zip(visible, spots, strict=True) if spot.kind == "kidney")
+    for seen, (spot, image, _, _), window in zip(visible, spots, windows, strict=True):
+        if seen or (kidney and spot.kind == "kidney"):
+            layers[spot.label][window] |= image > EDGE * image.max()
+    layers[NORMAL] &= ~layers[ABNORMAL]
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    scanned = np.zeros((HEIGHT, WIDTH), bool)
+    scanned[field[0] : field[1], field[2] : field[3]] = True
+    boxes = []
+    for label, layer in layers.items():
+        numbered, _ = ndimage.label(layer & scanned, np.ones((3, 3)))
+        for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
+            part = numbered[rows, columns] == number
+            if part.sum() < 6:  # the crumb of a spot that another class covers
+                continue
+            mask[rows, columns][part] = label
+            boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop, label))
+    return mask, tuple(sorted(boxes, key=lambda box: (box.ymin, box.xmin)))

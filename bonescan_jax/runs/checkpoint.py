@@ -1,0 +1,314 @@
+"""Saves and restores a run with Orbax: all that it takes to go on lies in one folder a step."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from bonescan_jax.cluster.distributed import is_primary
+from bonescan_jax.cluster.preemption import PREEMPTION
+from bonescan_jax.errors import DISK_ERRORS, InputError, RunError
+from bonescan_jax.models.build import Tree
+from bonescan_jax.runs import manifest
+from bonescan_jax.train_step import TrainState
+
+# One checkpoint step holds three items. The averaged weights lie apart from the rest so that
+# `evaluate` and `predict` can read them without knowing the optimizer.
+TRAIN, AVERAGE, POSITION = "train", "average", "position"
+# What the manifest of a step says once it was validated.
+VALIDATION = "validation"
+
+
+class Checkpoints:
+    """The saved steps of the run in a workdir: the last few, and the best.
+
+    A step is written beside its place, in the background, gets a manifest with the checksum of
+    every file, and moves to its place by one rename: whatever happens, a folder named by a number
+    was once whole, and its manifest tells whether it still is.
+
+    Args:
+        workdir: of the run.
+        keep: how many of the last steps to keep, beside the best.
+    """
+
+    def __init__(self, workdir: Path, keep: int) -> None:
+        self.folder, self.keep = _folder(workdir), keep
+        self.validations: dict[int, dict[str, Any]] = {}  # by step: what `record_validation` got
+        self._damaged: set[int] = set()
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._background = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest good state and its position, or None where nothing was saved yet.
+
+        Args:
+            abstract: shapes, types and the shardings to restore onto, whatever they were at saving.
+
+        Raises:
+            InputError: steps were saved, but none of them is whole any more.
+        """
+        if is_primary():
+            self._remove_unfinished()
+        step, self._damaged = newest_good(self.folder)
+        if step is None:
+            return None
+        for other in _steps(self.folder):
+            with contextlib.suppress(manifest.DamagedError):
+                record = manifest.read(self.folder / str(other))
+                if other <= step and VALIDATION in record:
+                    self.validations[other] = record[VALIDATION]
+        arguments = {
+            TRAIN: ocp.args.StandardRestore(_train_items(abstract)),
+            AVERAGE: ocp.args.StandardRestore(abstract.average),
+            POSITION: ocp.args.JsonRestore(),
+        }
+        items = _restore_items(self.folder / str(step), arguments)
+        return TrainState(**items[TRAIN], average=items[AVERAGE]), items[POSITION]
+
+    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
+        """Starts saving a state; PREEMPTION.saved tells when it is on disk.
+
+        Args:
+            step: that the state has reached.
+            state: what to save; it may be donated as soon as this returns.
+            position: where data and clocks stand, plain JSON.
+
+        Raises:
+            RunError: this, or the save before it, cannot be written.
+        """
+        self.wait()
+        arguments = {
+            TRAIN: ocp.args.StandardSave(_train_items(state)),
+            AVERAGE: ocp.args.StandardSave(state.average),
+            POSITION: ocp.args.JsonSave(position),
+        }
+        with self._told(step):
+            self._orbax.save(
+                self._unfinished(step), args=ocp.args.Composite(**arguments), force=True
+            )
+        self._pending = self._background.submit(self._commit, step)
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved any more.
+
+        Raises:
+            RunError: the last save could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def record_validation(self, step: int, validation: dict[str, Any]) -> None:
+        """Writes beside a saved step what its validation found; "score" says which is best."""
+        self.wait()
+        self.validations[step] = validation
+        if is_primary():
+            manifest.amend(self.folder / str(step), {VALIDATION: validation})
+
+    def close(self) -> None:
+        """Waits for what is being saved, and gives threads back."""
+        self.wait()
+        self._background.shutdown()
+        self._orbax.close()
+
+    def _commit(self, step: int) -> None:
+        with self._told(step):
+            self._orbax.wait_until_finished()
+            if is_primary():
+                unfinished, place = self._unfinished(step), self.folder / str(step)
+                manifest.seal(unfinished, {"step": step})
+                shutil.rmtree(place, ignore_errors=True)  # this step, damaged since
+                unfinished.rename(place)
+                self._damaged.discard(step)
+                self._remove_old(step)
+        PREEMPTION.saved = step
+
+    def _remove_old(self, newest: int) -> None:
+        """Removes all but the last few good ones and the best."""
+        steps = _steps(self.folder)
+        good = [step for step in steps if step <= newest and step not in self._damaged]
+        kept = {*good[-self.keep :], best_step(self.validations)}
+        for step in set(steps) - kept:
+            shutil.rmtree(self.folder / str(step), ignore_errors=True)
+            self.validations.pop(step, None)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a run left that was killed while it saved."""
+        for path in self.folder.glob("*.unfinished*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _unfinished(self, step: int) -> Path:
+        return self.folder / f"{step}.unfinished"
+
+    @contextlib.contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """Says in one sentence why a save failed, whatever Orbax or TensorStore raise for it."""
+        try:
+            yield
+        except Exception as error:
+            place, remains = self.folder / str(step), last_good(self.folder.parent)
+            raise RunError(f"{place}: cannot be saved: {_reason(error)}; {remains}") from error
+
+
+@contextlib.contextmanager
+def disk_errors_told(workdir: Path) -> Iterator[None]:
+    """Says in one sentence that the disk is full or read-only, and which checkpoint is left.
+
+    Raises:
+        RunError: in the place of such an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        place = error.filename or workdir
+        raise RunError(f"{place}: {error.strerror}; {last_good(workdir)}") from error
+
+
+def last_good(workdir: Path) -> str:
+    """Half a sentence that names the newest saved step that can be restored."""
+    folder = _folder(workdir)
+    with contextlib.suppress(InputError, OSError):
+        step, _ = _newest_good(folder)
+        if step is not None:
+            return f"the last good checkpoint is {folder / str(step)}"
+    return "no checkpoint is left to continue from"
+
+
+def newest_good(folder: Path) -> tuple[int | None, set[int]]:
+    """The newest step that is whole, None where none was saved, and the damaged ones after it.
+
+    Each damaged one is named in a sentence on standard error.
+
+    Raises:
+        InputError: steps were saved, but none of them is whole any more.
+    """
+    # One process looks: on a network's disk another might see something else, and each must
+    # restore the same step.
+    step, damaged, problem = None, {}, None
+    if is_primary():
+        try:
+            step, damaged = _newest_good(folder)
+            for each, reason in damaged.items():
+                print(
+                    f"bonescan: {folder / str(each)} is left out, it is damaged: {reason}; "
+                    f"step {step} takes its place",
+                    file=sys.stderr,
+                )
+        except InputError as error:
+            problem = error
+    found = -2 if problem else -1 if step is None else step
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if found == -2:
+        raise problem or InputError(f"{folder}: holds no good checkpoint; process 0 says why")
+    return (None if found == -1 else found), set(damaged)
+
+
+def _newest_good(folder: Path) -> tuple[int | None, dict[int, str]]:
+    damaged: dict[int, str] = {}
+    for step in reversed(_steps(folder)):
+        try:
+            if manifest.verify(folder / str(step))["step"] != step:
+                raise manifest.DamagedError(f"{manifest.NAME} is that of another step")
+            return step, damaged
+        except manifest.DamagedError as error:
+            damaged[step] = str(error)
+    if damaged:
+        reasons = ", ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        raise InputError(f"{folder}: holds no good checkpoint; {reasons}")
+    return None, damaged
+
+
+def best_step(validations: dict[int, dict[str, Any]]) -> int | None:
+    """The step with the highest score, the last of equals; None where none was validated."""
+    return max(validations, key=lambda step: (validations[step]["score"], step), default=None)
+
+
+def find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
+    """A saved step that is whole, and what its validation found, or None if it had none.
+
+    Args:
+        workdir: of the run.
+        which: "newest", or "best" in validation.
+
+    Raises:
+        InputError: there is no such step.
+    """
+    folder = _folder(workdir)
+    if which == "newest":
+        step, _ = newest_good(folder)
+        if step is None:
+            raise InputError(f"{folder}: holds no finished checkpoint; train first: bonescan train")
+        return step, manifest.read(folder / str(step)).get(VALIDATION)
+    validations = {}
+    for step in _steps(folder):
+        with contextlib.suppress(manifest.DamagedError):
+            validations[step] = manifest.verify(folder / str(step)).get(VALIDATION)
+    validations = {step: found for step, found in validations.items() if found}
+    best = best_step(validations)
+    if best is None:
+        raise InputError(f"{folder}: holds no good checkpoint that was validated, so none is best")
+    return best, validations[best]
+
+
+def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, int]:
+    """The averaged weights, {"params", "stats"}, of the "newest" or "best" step, and that step.
+
+    Raises:
+        InputError: as `find_step`.
+    """
+    folder = _folder(workdir)
+    step, _ = find_step(workdir, which)
+    items = _restore_items(folder / str(step), {AVERAGE: ocp.args.StandardRestore(abstract)})
+    return items[AVERAGE], step
+
+
+def _restore_items(place: Path, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - Orbax' own
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(place, args=ocp.args.Composite(**arguments))
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in the words of the operating system where it was the disk."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # in TensorStore's messages
+    return os.strerror(int(code[1])) if code else str(error).splitlines()[0]
+
+
+def _logged_by_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR and "orbax" in record.pathname
+
+
+# Where a disk is full, Orbax logs several stacks for every array, and so does asyncio for its
+# tasks: thousands of lines around the one sentence of the RunError.
+logging.getLogger("absl").addFilter(lambda record: not _logged_by_orbax(record))
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def _train_items(state: TrainState) -> dict[str, Any]:
+    names = ("step", "params", "stats", "optimizer")
+    return {name: getattr(state, name) for name in names}
+
+
+def _folder(workdir: Path) -> Path:
+    return (workdir / "checkpoints").absolute()
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps in a checkpoints folder, ascending, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())

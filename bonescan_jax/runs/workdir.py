@@ -1,0 +1,211 @@
+"""What a run leaves in its folder: config.json, metrics.jsonl and TensorBoard files."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from bonescan_jax.cluster.distributed import is_primary
+from bonescan_jax.config import default_config
+from bonescan_jax.errors import InputError
+
+# A continued run may change these: they do not touch what is computed. `data.dir` is among them
+# because data sets move; that it is the same data is checked by its size.
+MAY_CHANGE = (
+    "data.dir",
+    "data.num_workers",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "train.log_every_steps",
+    "train.keep_checkpoints",
+    "train.save_every_minutes",
+    "train.on_nonfinite",  # what is computed differs only where the run could not go on
+    "train.log_samples",
+    "train.stall_minutes",
+    *(f"train.{name}_{unit}" for name in ("eval_every", "save_every")
+      for unit in ("steps", "epochs", "examples")),
+    "evaluate.batch_size",
+    "evaluate.min_area",
+    "mesh.data",
+    "mesh.spatial",
+    "mesh.shard_parameters",
+)  # fmt: skip
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all; of a job of several processes, the first does."""
+    if not is_primary():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.with_suffix(".tmp")
+    torn.write_text(json.dumps(content, indent=2) + "\n")
+    torn.replace(path)
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"levels": 4}} to {"model.levels": 4}."""
+    flat = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {type(content).__name__}, expected names and values")
+    return content
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Holds a workdir for one run alone while the body runs; made if it is not there.
+
+    The lock is the operating system's: it ends with the process, however that ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    if not is_primary():  # of a job of several processes, the first holds it for all
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "run.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{workdir}: is in use by {file.read().strip() or 'another run'}; wait until that "
+                "ends, or use another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json, or checks that the run already there is the same one.
+
+    Raises:
+        InputError: the run there has another setting that changes what is computed.
+    """
+    path = workdir / "config.json"
+    new = json.loads(config.to_json())
+    if path.exists():
+        before, now = flatten(_read_json(path)), flatten(new)
+        for name in sorted(before.keys() | now.keys()):
+            if name not in MAY_CHANGE and before.get(name) != now.get(name):
+                raise InputError(
+                    f"{path}: {name} is {before.get(name)!r} in the run to continue, found "
+                    f"{now.get(name)!r}; use the same value, or another --workdir"
+                )
+    write_json(path, new)
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of the run in a workdir.
+
+    Raises:
+        InputError: there is no run, or its config.json does not hold this program's settings.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir}: holds no config.json; expected the workdir of bonescan train")
+    config = default_config()
+    try:
+        config.update_from_flattened_dict(flatten(_read_json(path)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl and the same scalars to TensorBoard.
+
+    Both are written at once and not by a thread: a full disk is an error here, and what was logged
+    is there however the process ends.
+
+    Args:
+        workdir: of the run.
+        start_step: the step that the run goes on from; lines of later ones are dropped.
+        seconds: of work on the run so far.
+        validated: whether the validation of start_step counts as done, or will be done again.
+    """
+
+    def __init__(
+        self, workdir: Path, start_step: int, seconds: float = 0.0, validated: bool = True
+    ) -> None:
+        writes = is_primary()  # of a job of several processes, the others write nowhere
+        self.path = workdir / "metrics.jsonl" if writes else Path(os.devnull)
+        if writes:
+            self._forget_after(start_step, validated)
+        self.file = self.path.open("a", buffering=1)
+        board = workdir / "tensorboard"
+        if writes:
+            board.mkdir(exist_ok=True)
+        self.board = EventsWriter(str(board / "events") if writes else os.devnull)
+        # Where a run goes on, TensorBoard forgets the steps that will come again.
+        session = SessionLog(status=SessionLog.START)
+        self.board.write_event(
+            Event(wall_time=time.time(), step=start_step + 1, session_log=session)
+        )
+        self.started = time.monotonic() - seconds
+
+    def _forget_after(self, step: int, validated: bool) -> None:
+        """Drops lines of steps that will be done again, and one torn by a crash."""
+        kept = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
+                entry = json.loads(line)
+                again = entry["kind"] == "validation" and not validated
+                if entry["step"] < step or (entry["step"] == step and not again):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+        torn = self.path.with_suffix(".tmp")
+        torn.write_text("".join(kept))
+        torn.replace(self.path)
+
+    def seconds(self) -> float:
+        """Of work on the run, before and after interruptions."""
+        return round(time.monotonic() - self.started, 3)
+
+    def write(self, step: int, kind: str, scalars: dict[str, float | None]) -> None:
+        """One line: `kind` is train or validation; a value that is none, or not finite, is null."""
+        finite = {
+            name: value if value is not None and math.isfinite(value) else None  # JSON has no NaN
+            for name, value in scalars.items()
+        }
+        line = {"step": step, "seconds": self.seconds(), "kind": kind, **finite}
+        self.file.write(json.dumps(line) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                summary = scalar(f"{kind}/{name}", value)
+                self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self.board.flush()
+
+    def close(self) -> None:
+        """Closes both."""
+        self.file.close()
+        self.board.close()

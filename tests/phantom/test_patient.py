@@ -1,0 +1,217 @@
+"""The simulator: repeatable, physical, and labelled as BS-80K is."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import cv2
+import numpy as np
+import pytest
+
+from bonescan_jax.phantom.anatomy import skeleton
+from bonescan_jax.phantom.patient import simulate_patient, to_grey
+from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
+from bonescan_jax.scans.counts import bone_reference
+
+PATIENTS = 20
+
+
+@pytest.fixture(scope="module")
+def patients():
+    return [simulate_patient(0, number) for number in range(1, PATIENTS + 1)]
+
+
+@pytest.fixture(scope="module")
+def views(patients):
+    return [view for patient in patients for view in patient.views]
+
+
+def assert_same(one, other):
+    for a, b in zip(one.views, other.views, strict=True):
+        np.testing.assert_array_equal(a.counts, b.counts)
+        np.testing.assert_array_equal(a.mask, b.mask)
+        assert (a.boxes, a.gain) == (b.boxes, b.gain)
+
+
+def test_patient_does_not_depend_on_what_was_simulated_before(patients):
+    assert_same(simulate_patient(0, 5), patients[4])
+
+
+def test_patient_is_the_same_in_another_process(patients):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert_same(pool.submit(simulate_patient, 0, 2).result(), patients[1])
+
+
+def test_seeds_and_patients_differ(patients):
+    assert (simulate_patient(1, 1).views[0].counts != patients[0].views[0].counts).any()
+    assert (patients[1].views[0].counts != patients[0].views[0].counts).any()
+
+
+def test_shapes_types_and_order(patients):
+    for patient in patients:
+        assert tuple(view.view for view in patient.views) == VIEWS
+        for view in patient.views:
+            assert view.counts.shape == view.grey.shape == view.mask.shape == (HEIGHT, WIDTH)
+            assert (view.counts.dtype, view.grey.dtype, view.mask.dtype) == (
+                np.uint16,
+                np.uint8,
+                np.uint8,
+            )
+
+
+def test_counts_are_bs80k_like(views):
+    totals = np.array([int(view.counts.sum()) for view in views])
+    assert totals.min() >= 0.4e6 and totals.max() <= 1.2e6
+    assert 0.45e6 < np.median(totals) < 0.8e6
+
+
+def test_views_are_about_as_bright_whatever_their_gain(views):
+    """BS-80K's chest crops: the gain varies threefold, the sum of grey values by a tenth or two."""
+    gains = np.array([view.gain for view in views])
+    brightness = np.array([view.gain * view.counts.sum() for view in views])
+    assert np.log(gains).std() > 0.2
+    assert np.corrcoef(gains, [view.counts.sum() for view in views])[0, 1] < -0.5
+    assert np.log(brightness).std() < 0.25
+
+
+def test_noise_is_poisson(monkeypatch):
+    """The simulator asks for noise once a view; what it adds must have variance = mean, no more."""
+    pairs = []
+    make = np.random.Generator
+
+    class Listening(make):
+        def poisson(self, lam, *args):
+            noisy = super().poisson(lam, *args)
+            pairs.append((lam, noisy))
+            return noisy
+
+    monkeypatch.setattr(np.random, "Generator", Listening)
+    patient = simulate_patient(0, 1)
+    images = [pair for pair in pairs if np.shape(pair[0]) == (HEIGHT, WIDTH)]
+    for (expected, noisy), view in zip(images, patient.views, strict=True):
+        np.testing.assert_array_equal(noisy, view.counts)  # nothing is done to it afterwards
+        body = expected > 2
+        ratio = ((noisy - expected)[body] ** 2 / expected[body]).mean()
+        assert ratio == pytest.approx(1, abs=0.03)
+        residual = (noisy - expected) / np.sqrt(np.maximum(expected, 1))
+        assert abs((residual[1:] * residual[:-1])[body[1:]].mean()) < 0.02  # neighbours independent
+
+
+def test_nothing_is_counted_outside_the_scanned_field(views):
+    for view in views:
+        top, bottom, left, right = view.field
+        inside = np.zeros((HEIGHT, WIDTH), bool)
+        inside[top:bottom, left:right] = True
+        assert view.counts[~inside].sum() == 0
+        air = view.counts[top : top + 8, left:right]  # above the head
+        assert 0 < air.mean() < 0.5
+
+
+def test_grey_is_the_gain_times_the_counts(views):
+    for view in views:
+        assert 1 <= view.gain <= 3.3
+        fits = view.gain * view.counts < 255
+        expected = np.round(view.gain * view.counts.astype(float))
+        np.testing.assert_array_equal(view.grey[fits], expected[fits])
+        assert (view.grey[~fits & (view.counts < 256)] == 255).all()
+    assert any((view.gain * view.counts > 255).any() for view in views)
+
+
+def test_counts_wrap_and_grey_values_are_clipped():
+    counts = np.array([0, 100, 127, 128, 200, 255, 256, 300, 512, 700])
+    assert to_grey(counts, 2.0).tolist() == [0, 200, 254, 255, 255, 255, 0, 88, 0, 255]
+
+
+def test_both_views_share_a_gain(patients):
+    assert all(patient.views[0].gain == patient.views[1].gain for patient in patients)
+
+
+def test_spine_is_brighter_from_behind(patients):
+    """The lumbar spine lies nearer to the back; without its hot spots' help."""
+    brighter = 0
+    for patient in patients:
+        centre = []
+        for view in patient.views:
+            rows = np.flatnonzero(view.counts.sum(1) > 200)
+            first, height = rows[0], rows[-1] - rows[0]
+            band = view.counts[first + int(0.22 * height) : first + int(0.38 * height), 60:196]
+            profile = np.convolve(np.median(band, 0), np.ones(7) / 7, "same")
+            centre.append(profile.max() - np.median(profile))
+        brighter += centre[1] > 1.3 * centre[0]
+    assert brighter >= 0.8 * len(patients)
+
+
+def test_posterior_view_is_seen_from_behind(patients):
+    """The posterior outline falls on the anterior one when it is turned left to right."""
+
+    def overlap(a, b):
+        return (a & b).sum() / (a | b).sum()
+
+    for patient in patients:
+        front, back = (
+            cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 2) > 1
+            for view in patient.views
+        )
+        assert overlap(front, back[:, ::-1]) > max(0.9, overlap(front, back))
+
+
+def test_boxes_lie_in_the_image_and_hold_their_pixels(views):
+    for view in views:
+        covered = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for box in view.boxes:
+            assert 0 <= box.xmin < box.xmax <= WIDTH and 0 <= box.ymin < box.ymax <= HEIGHT
+            assert box.label in (ABNORMAL, NORMAL)
+            region = np.s_[box.ymin : box.ymax, box.xmin : box.xmax]
+            own = view.mask[region] == box.label
+            assert own.any(0)[[0, -1]].all() and own.any(1)[[0, -1]].all()  # tight
+            covered[region] |= box.label
+        assert (
+            (covered & view.mask) == view.mask
+        ).all()  # every hot pixel is in a box of its class
+
+
+def test_boxes_are_as_many_and_as_large_as_in_bs80k(views):
+    boxes = [box for view in views for box in view.boxes]
+    annotated = [view for view in views if view.boxes]
+    areas = [(box.xmax - box.xmin) * (box.ymax - box.ymin) for box in boxes]
+    assert 2.5 < len(boxes) / len(annotated) < 6.5  # BS-80K: 4.2
+    assert 60 < np.median(areas) < 130  # BS-80K: 90
+    assert {box.label for box in boxes} == {ABNORMAL, NORMAL}
+    normal = np.mean([(view.mask == NORMAL).mean() for view in views])
+    abnormal = np.mean([(view.mask == ABNORMAL).mean() for view in views])
+    assert 0.0005 < normal < 0.003 and 0.0002 < abnormal < 0.002  # 0.11–0.19 % and 0.07 %
+
+
+def test_hot_spots_stand_out_in_the_counts(views):
+    """A reader could have drawn the boxes: inside is brighter than the rim just outside."""
+    wins = []
+    for view in views:
+        counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
+        for box in view.boxes:
+            rim = counts[max(0, box.ymin - 4) : box.ymax + 4, max(0, box.xmin - 4) : box.xmax + 4]
+            inside = view.mask[box.ymin : box.ymax, box.xmin : box.xmax] == box.label
+            wins.append(
+                counts[box.ymin : box.ymax, box.xmin : box.xmax][inside].mean() > np.median(rim)
+            )
+    assert np.mean(wins) > 0.9
+
+
+def test_what_is_plainly_hot_is_boxed(views):
+    """The other side: far from the boxes nothing is four times as bright as bone."""
+    for view in views:
+        counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
+        near = cv2.dilate((view.mask > 0).astype(np.uint8), np.ones((25, 25))) > 0
+        assert counts[~near].max() < 4 * bone_reference(view.counts)
+
+
+def test_skeleton_has_every_bone_on_both_sides():
+    bones = skeleton()
+    assert sum(name.startswith("rib") for name in bones.names) == 24
+    assert sum(name[0] in "CTL" and name[1:].isdigit() for name in bones.names) == 24
+    left = bones.weight[bones.points[:, 0] > 0.5].sum()
+    assert left == pytest.approx(bones.weight[bones.points[:, 0] < -0.5].sum(), rel=0.02)
+
+
+def test_views_without_hot_spots_occur_and_have_no_box(views):
+    empty = [view for view in views if not view.boxes]
+    assert 0 < len(empty) < 0.5 * len(views)
+    assert all(not view.mask.any() for view in empty)
