@@ -18,7 +18,6 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import (
     decode,
     example_records,
-    mirror,
     scan_batches,
     view_records,
 )
@@ -40,6 +39,7 @@ from bonescan_jax.runs.workdir import read_config, write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
 from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.regions import REGIONS
+from bonescan_jax.scans.views import views_of
 from bonescan_jax.train_step import make_classify_step, make_predict_step, overlap_counts
 
 Result = TypeVar("Result")
@@ -311,15 +311,6 @@ def image_auc(images: list[dict[str, Any]]) -> dict[str, float | None]:
     )
     values = auc or (None, None, None)
     return dict(zip(("auc", "auc_low", "auc_high"), values, strict=True))
-
-
-def views_of(pixels: np.ndarray) -> list[np.ndarray]:
-    """(B, V, H, W, …) of examples to (H, W, …) of each view as its camera saw it."""
-    return [
-        view if place == 0 else mirror(view)
-        for example in pixels
-        for place, view in enumerate(example)
-    ]
 
 
 class _ScanScores:

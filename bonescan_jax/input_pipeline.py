@@ -26,6 +26,7 @@ from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, VIEWS, WIDT
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.masks import NEED_IMAGE, boxes_to_mask
 from bonescan_jax.scans.regions import REGIONS
+from bonescan_jax.scans.views import mirror
 
 # One view decoded: image and mask (H, W), gain and reference, as `decode` gives them.
 View = dict[str, Any]
@@ -155,15 +156,6 @@ def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) ->
         size = (config.data.crop_height, config.data.crop_width)
         return [decode_labelled(record, size) for record in records]
     return [decode(record, config.data.mask) for record in records]
-
-
-def mirror(pixels: np.ndarray) -> np.ndarray:
-    """Swaps left and right of (…, H, W, K) or (H, W) pixels of a view that stands beside another.
-
-    The patient's right is on the left of an anterior view and on the right of a posterior one:
-    mirrored, the posterior view lies on the anterior one. Mirrored again, it is as it was.
-    """
-    return pixels[:, ::-1]
 
 
 def stack_examples(examples: Iterable[Sequence[View]], count: int) -> dict[str, np.ndarray]:

@@ -11,8 +11,7 @@ import numpy as np
 
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor, views_of
-from bonescan_jax.input_pipeline import mirror
+from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor
 from bonescan_jax.report.overlay import draw_overlay, save_overlay
 from bonescan_jax.runs.progress import Progress
 from bonescan_jax.runs.workdir import read_config, write_json
@@ -22,6 +21,7 @@ from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.dicom import pair_views
 from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
 from bonescan_jax.scans.masks import mask_to_boxes, most_probable_mask
+from bonescan_jax.scans.views import mirror, views_of
 from bonescan_jax.train_step import make_predict_step
 
 GREY_SUFFIXES = (".jpg", ".jpeg", ".png")  # all other files are DICOM

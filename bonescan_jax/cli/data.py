@@ -1,0 +1,181 @@
+"""Verbs that make and look at data: phantom, prepare, inspect."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from bonescan_jax.cli.flags import (
+    config_flag,
+    integer_flag,
+    read_config,
+    refuse_positionals,
+    require,
+    string_flag,
+)
+from bonescan_jax.cli.verb import Verb
+from bonescan_jax.errors import InputError
+
+# ---- phantom -------------------------------------------------------------------------------------
+
+
+def _define_phantom(values: flags.FlagValues) -> None:
+    string_flag(values, "out", None, "Folder to write; must not hold anything yet.")
+    flags.DEFINE_enum("layout", "bs80k", ["bs80k", "dicom"], "Kind of files.", flag_values=values)
+    integer_flag(values, "patients", 200, "How many patients.", 1)
+    integer_flag(values, "seed", 0, "Patient n of a seed is always the same.", 0)
+    integer_flag(values, "processes", os.cpu_count() or 1, "Simulated side by side.", 1)
+    text = "Writes no files: compares the patients with what was measured on real scans."
+    flags.DEFINE_bool("validate", False, text, flag_values=values)
+
+
+def _run_phantom(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.phantom.dicom import write_dicom
+    from bonescan_jax.phantom.files import write_bs80k
+    from bonescan_jax.runs.progress import Progress
+
+    refuse_positionals(rest)
+    if values.validate:
+        return _validate_phantom(values)
+    require(values, "out")
+    write = write_dicom if values.layout == "dicom" else write_bs80k
+    with Progress("simulate patients", values.patients) as progress:
+        return write(
+            Path(values.out),
+            values.patients,
+            values.seed,
+            num_processes=values.processes,
+            on_patient=lambda patient: progress.advance(),
+        )
+
+
+def _validate_phantom(values: flags.FlagValues) -> dict[str, Any]:
+    from bonescan_jax.phantom.realism import markdown, validate
+    from bonescan_jax.runs.progress import Progress
+
+    if values.out:
+        raise InputError("--out: found together with --validate, which writes no files")
+    with Progress("simulate patients", values.patients) as progress:
+        rows, summary = validate(
+            values.patients,
+            values.seed,
+            num_processes=values.processes,
+            on_patient=lambda patient: progress.advance(),
+        )
+    print(markdown(rows))
+    return summary
+
+
+# ---- prepare -------------------------------------------------------------------------------------
+
+
+def _define_prepare(values: flags.FlagValues) -> None:
+    config_flag(values)
+    string_flag(values, "source", None, "Folder or zip file laid out as BS-80K.")
+    string_flag(values, "data_dir", None, "Where to put it; default: data.dir of the config.")
+    integer_flag(
+        values, "patients", 200, "To simulate, where data.name is phantom without source.", 3
+    )
+    integer_flag(values, "seed", 0, "Of the simulated patients.", 0)
+    flags.DEFINE_bool(
+        "strict", False, "Refuse what would be repaired or skipped.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "keep_known_defects",
+        False,
+        "Use the images of BS-80K too that are known to be wrong or of another kind of study.",
+        flag_values=values,
+    )
+
+
+def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.datasets.bs80k import BS80K, prepare
+    from bonescan_jax.datasets.phantom import Phantom, prepare_phantom
+    from bonescan_jax.datasets.regions import Regions
+    from bonescan_jax.runs.progress import Progress
+    from bonescan_jax.scans.findings import Finding, print_findings
+
+    refuse_positionals(rest)
+    data = read_config(values).data
+    test, validation = data.test_fraction, data.validation_fraction
+    data_dir = Path(values.data_dir or data.dir)
+    settings = {
+        "name": data.name,
+        "split_seed": data.split_seed,
+        "split_fractions": (1 - validation - test, validation, test),
+        "num_folds": data.num_folds,
+    }
+    preparing = Progress("prepare views")
+    with contextlib.ExitStack() as bars:  # one at a time
+        settings["on_file"] = bars.enter_context(Progress("check files")).advance_to
+        settings["on_scan"] = preparing.advance_to
+
+        def show_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
+            bars.close()
+            print_findings(read, findings)
+            bars.enter_context(preparing)
+
+        settings["on_checked"] = show_findings
+        if not values.source and data.name == "phantom":
+            return prepare_phantom(
+                data_dir, num_patients=values.patients, seed=values.seed, **settings
+            )
+        require(values, "source")
+        settings["strict"] = values.strict
+        settings["keep_known_defects"] = values.keep_known_defects
+        builder = {"bs80k": BS80K, "phantom": Phantom, "regions": Regions}[data.name]
+        return prepare(Path(values.source), data_dir, builder=builder, **settings)
+
+
+# ---- inspect -------------------------------------------------------------------------------------
+
+
+def _run_inspect(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.inspect import inspect_files
+
+    if not rest:
+        raise InputError("found no FILE or DIR, expected at least one; see --help")
+    result, problems = inspect_files([Path(name) for name in rest])
+    if problems:
+        print(json.dumps(result), flush=True)  # the others have been read
+        if len(problems) == 1:
+            raise InputError(problems[0])
+        count = f"{len(problems)} of {result['files']}"
+        raise InputError(f"{count} files cannot be read, see the table")
+    return result
+
+
+VERBS = {
+    "phantom": Verb(
+        "phantom --out=DIR --patients=N --seed=S [--layout=bs80k|dicom]",
+        "Simulates patients in the layout of BS-80K or as DICOM, with the truth beside them.\n\n"
+        "OUT gets wholeBodyANT/, wholeBodyPOST/ (JPEG), ant/, post/ (VOC XML) and label files, or\n"
+        "PATIENT/1.dcm (and 2.dcm where the views lie in two files) in many encodings; and truth/\n"
+        "(counts, masks, boxes, gains as .npz).\n\n"
+        "With --validate instead of --out it prints how near the patients come to real scans:\n"
+        "the table of docs/phantom.md.",
+        _define_phantom,
+        _run_phantom,
+    ),
+    "prepare": Verb(
+        "prepare --config=FILE [--source=ZIP|DIR] [--data_dir=DIR]",
+        "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
+        "What is wrong is repaired or skipped, and a table says what and why; --strict refuses\n"
+        "it with a sentence each. The data set appears whole or not at all.\n"
+        "Without --source, a config of the phantom simulates --patients and keeps no files.",
+        _define_prepare,
+        _run_prepare,
+    ),
+    "inspect": Verb(
+        "inspect FILE|DIR …",
+        "Tells what scans hold: kind, view, size, gain, overflow, counts and boxes.\n\n"
+        "One row a scan on standard error. Gains of 8-bit images are estimated, and counts with\n"
+        "them; a file that cannot be read is a row with the reason, and the exit code is 2.",
+        lambda values: None,  # no flags
+        _run_inspect,
+    ),
+}

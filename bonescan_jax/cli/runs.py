@@ -1,0 +1,164 @@
+"""Verbs of a run: train, crossvalidate, evaluate, predict, report."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from bonescan_jax.cli.flags import (
+    checkpoint_flag,
+    config_flag,
+    in_job,
+    integer_flag,
+    predictor_flag,
+    process_flags,
+    read_config,
+    refuse_positionals,
+    require,
+    string_flag,
+    workdir_flag,
+)
+from bonescan_jax.cli.verb import Verb
+
+# ---- train ---------------------------------------------------------------------------------------
+
+
+def _define_train(values: flags.FlagValues) -> None:
+    config_flag(values)
+    workdir_flag(values)
+    string_flag(
+        values, "executable", None, "The step, if `bonescan compile --out` has compiled it."
+    )
+    process_flags(values)
+
+
+def _run_train(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] | None:
+    from bonescan_jax.train import train
+
+    refuse_positionals(rest)
+    require(values, "workdir")
+    config = read_config(values)
+    executable = Path(values.executable) if values.executable else None
+    return in_job(values, lambda: train(config, Path(values.workdir), executable))
+
+
+# ---- crossvalidate -------------------------------------------------------------------------------
+
+
+def _define_crossvalidate(values: flags.FlagValues) -> None:
+    config_flag(values)
+    workdir_flag(values)
+
+
+def _run_crossvalidate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.crossvalidate import crossvalidate
+
+    refuse_positionals(rest)
+    require(values, "workdir")
+    return crossvalidate(read_config(values), Path(values.workdir))
+
+
+# ---- evaluate ------------------------------------------------------------------------------------
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+    workdir_flag(values)
+    predictor_flag(values)
+    checkpoint_flag(values)
+    process_flags(values)
+    flags.DEFINE_enum(
+        "split", "test", ["train", "validation", "test"], "What to score.", flag_values=values
+    )
+
+
+def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] | None:
+    from bonescan_jax.evaluate import evaluate
+
+    refuse_positionals(rest)
+    require(values, "workdir")
+    workdir = Path(values.workdir)
+    return in_job(
+        values, lambda: evaluate(workdir, values.split, values.predictor, values.checkpoint)
+    )
+
+
+# ---- predict -------------------------------------------------------------------------------------
+
+
+def _define_predict(values: flags.FlagValues) -> None:
+    workdir_flag(values)
+    predictor_flag(values)
+    checkpoint_flag(values)
+    string_flag(values, "input", None, "JPEG, PNG or DICOM file, or a folder of them.")
+    string_flag(
+        values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir."
+    )
+    integer_flag(values, "limit", 0, "Only the first so many files of a folder; 0 is all.", 0)
+
+
+def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.predict import predict
+
+    refuse_positionals(rest)
+    require(values, "workdir", "input")
+    workdir = Path(values.workdir)
+    out = Path(values.out) if values.out else workdir / "predictions"
+    arguments = (values.predictor, values.limit, values.checkpoint)
+    return predict(workdir, Path(values.input), out, *arguments)
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.report.page import write_report
+
+    refuse_positionals(rest)
+    require(values, "workdir")
+    return write_report(Path(values.workdir))
+
+
+VERBS = {
+    "train": Verb(
+        "train --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
+        "Trains a network; continues the run that the workdir holds.\n\n"
+        "The workdir gets config.json, checkpoints/, metrics.jsonl and tensorboard/. Each process\n"
+        "of a job of several runs this same command; docs/clusters.md says how clusters start it.\n"
+        "\n"
+        "On SIGTERM or SIGINT (Ctrl-C) it saves and exits with code 75: the same command goes on\n"
+        "from there. A second signal ends it at once; what was saved before stays.",
+        _define_train,
+        _run_train,
+    ),
+    "crossvalidate": Verb(
+        "crossvalidate --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
+        "Trains and tests one run a fold; scores every patient by the run that never saw it.\n\n"
+        "The runs are WORKDIR/fold_0 …; what is there is continued. data.num_folds says how many:\n"
+        "`bonescan prepare` dealt the patients. Signals are treated as in `bonescan train`.",
+        _define_crossvalidate,
+        _run_crossvalidate,
+    ),
+    "evaluate": Verb(
+        "evaluate --workdir=DIR [--split=test]",
+        "Scores a trained network on whole scans, beside a brightness threshold.\n\n"
+        "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
+        "lesion sensitivity (FROC) and the image-level AUC; of a network that classifies the AUC\n"
+        "and the score of every image.",
+        _define_evaluate,
+        _run_evaluate,
+    ),
+    "predict": Verb(
+        "predict --workdir=DIR --input=FILE|DIR [--out=DIR]",
+        "Finds hot spots on JPEG, PNG or DICOM scans.\n\n"
+        "Each view gets NAME_mask.png (0 background, 1 abnormal, 2 normal), NAME_overlay.png\n"
+        "and NAME.json with boxes and scores.",
+        _define_predict,
+        _run_predict,
+    ),
+    "report": Verb(
+        "report --workdir=DIR",
+        "Gathers scores, curves and pictures of a run into one page, report.html.",
+        workdir_flag,
+        _run_report,
+    ),
+}
