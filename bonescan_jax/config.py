@@ -3,7 +3,6 @@
 import ml_collections
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.scans.regions import REGIONS
 
 # A duration may be given in any of these; exactly one of the three is more than zero.
 DURATION_UNITS = ("steps", "epochs", "examples")
@@ -181,7 +180,7 @@ _CHOICES = {
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks what can be checked before any data is read.
+    """Checks what can be checked before any data is read; `tasks` checks what a task asks for.
 
     Raises:
         InputError: a setting has a value outside its choices, or two do not fit together.
@@ -192,8 +191,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"config: {name} is {config[section][key]!r}, expected one of {', '.join(choices)}"
             )
-    _validate_task(config)
-    _validate_packed(config)
     if not -1 <= config.data.fold < config.data.num_folds:
         raise InputError(
             f"config: data.fold is {config.data.fold}, expected -1 (the fixed splits) or a fold "
@@ -216,36 +213,4 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config: train.batch_size is {config.train.batch_size}, expected a multiple of "
             f"train.accumulate_steps={config.train.accumulate_steps}"
-        )
-
-
-def _validate_packed(config: ml_collections.ConfigDict) -> None:
-    if config.model.packed == "on" and (config.model.name != "unetpp" or config.task != "segment"):
-        raise InputError(
-            "config: model.packed is 'on', expected auto or off for a network that is not a UNet++ "
-            "of whole scans"
-        )
-    if config.model.remat != "none" and config.task != "segment":
-        raise InputError(
-            f"config: model.remat is {config.model.remat!r}, expected none where task is "
-            "'classify': it acts on networks of whole scans"
-        )
-
-
-def _validate_task(config: ml_collections.ConfigDict) -> None:
-    if config.task not in ("segment", "classify"):
-        raise InputError(f"config: task is {config.task!r}, expected one of segment, classify")
-    if config.data.name != "regions":
-        return
-    if config.task != "classify":
-        raise InputError("config: data.name is 'regions', which has no boxes: set task to classify")
-    if config.data.views == "both":
-        raise InputError(
-            "config: data.views is 'both', expected each, anterior or posterior for data.name "
-            "'regions', whose views do not show the same part"
-        )
-    unknown = set(config.data.regions) - set(REGIONS)
-    if unknown:
-        raise InputError(
-            f"config: data.regions holds {min(unknown)!r}, expected some of {', '.join(REGIONS)}"
         )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from bonescan_jax.datasets.records import num_folds
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import evaluate, image_auc, pooled_dice
+from bonescan_jax.evaluate import evaluate
 from bonescan_jax.runs.workdir import write_json
+from bonescan_jax.tasks import task_of
 from bonescan_jax.train import train
 
 
@@ -39,9 +39,8 @@ def crossvalidate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str,
         train(run, place)
         evaluate(place, "test", "best")
         folds.append(json.loads((place / "evaluation" / "test.json").read_text()))
-    pool = _pool_labels if config.task == "classify" else _pool_masks
     summary = {
-        **pool(folds),
+        **task_of(config).pool_folds(folds),
         "folds": len(folds),
         "images": sum(fold["num_images"] for fold in folds),
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -61,16 +60,3 @@ def _check_folds(config: ml_collections.ConfigDict) -> None:
             f"config: data.num_folds is {data.num_folds}, expected {prepared} as "
             f"{data.dir}/{data.name} was prepared with"
         )
-
-
-def _pool_labels(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The AUC of all images with its interval; the folds' scores are compared as they are."""
-    images = [image for fold in folds for image in fold["images"]]
-    return {**image_auc(images), "fold_auc": [fold["auc"] for fold in folds]}
-
-
-def _pool_masks(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Dice over the pixels of all images."""
-    counts = np.concatenate([np.array(fold["overlap_counts"]) for fold in folds])
-    scores = pooled_dice(counts)
-    return {**scores, **{f"fold_{name}": [fold[name] for fold in folds] for name in scores}}

@@ -11,7 +11,7 @@ import numpy as np
 
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import load_network, predictor_row, resolve_predictor
+from bonescan_jax.evaluate import load_network, resolve_predictor
 from bonescan_jax.report.overlay import draw_overlay, save_overlay
 from bonescan_jax.runs.progress import Progress
 from bonescan_jax.runs.workdir import read_config, write_json
@@ -22,7 +22,8 @@ from bonescan_jax.scans.dicom import pair_views
 from bonescan_jax.scans.files import FileView, list_image_files, read_image_file
 from bonescan_jax.scans.masks import mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.views import mirror, views_of
-from bonescan_jax.train_step import make_predict_step
+from bonescan_jax.tasks import predictor_row, require_segmentation
+from bonescan_jax.tasks.segment import make_predict_step
 
 GREY_SUFFIXES = (".jpg", ".jpeg", ".png")  # all other files are DICOM
 READ_AT_ONCE = 64  # DICOM files, so that a folder of any size fits into memory
@@ -57,11 +58,9 @@ def predict(
         InputError: workdir, predictor or a file cannot be used; files before it are done.
     """
     config = read_config(workdir)
-    if config.task != "segment":
-        raise InputError(
-            f"{workdir}: is a run with task {config.task!r}, expected one with 'segment': what is "
-            "written are masks and boxes"
-        )
+    require_segmentation(
+        config, str(workdir / "config.json"), "what is written are masks and boxes"
+    )
     files = list_image_files(source)
     files = files[: limit or len(files)]
     predictor = resolve_predictor(workdir, predictor, checkpoint)
@@ -149,7 +148,7 @@ class _Finder:
         network, self.weights, _ = load_network(config, workdir, mesh, checkpoint)
         if predictor in network.heads[:-1]:
             network, self.weights = network.prune(self.weights, predictor)
-        self.row = predictor_row(network, predictor)
+        self.row = predictor_row(config, network, predictor)
         self.step = make_predict_step(network, mesh)
         self.num_views = network.views
 

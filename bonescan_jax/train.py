@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from bonescan_jax.aot.executable import load_executable
@@ -17,16 +16,17 @@ from bonescan_jax.cluster.distributed import check_agreement, is_primary
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.cluster.watchdog import Watchdog
-from bonescan_jax.config import resolve_steps, validate
+from bonescan_jax.config import resolve_steps
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import BEST, make_validation
 from bonescan_jax.input_pipeline import example_records, training_batches
-from bonescan_jax.models.build import build_network, views_per_example
+from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.bad_numbers import NumberWatch
 from bonescan_jax.runs.checkpoint import Checkpoints, disk_errors_told
 from bonescan_jax.runs.progress import Progress
 from bonescan_jax.runs.sample_log import SampleLog
 from bonescan_jax.runs.workdir import MetricsLog, claimed, flatten, start_workdir, write_json
+from bonescan_jax.tasks import build_network, task_of, validate
 from bonescan_jax.train_step import (
     TrainState,
     abstract_batch,
@@ -146,7 +146,11 @@ def _train(
                     best, scores = validate_weights(state.average, stop_if_told)
                     log.write(step, "validation", scores)
                     write_json(workdir / "evaluation" / BEST, {"predictor": best, **scores})
-                    found = {"score": _score(scores), "predictor": best, "scores": scores}
+                    found = {
+                        "score": task_of(config).rank(scores),
+                        "predictor": best,
+                        "scores": scores,
+                    }
                     checkpoints.record_validation(step, found)
             if last:
                 break
@@ -254,12 +258,6 @@ def _note(scalars: dict[str, float], scores: dict[str, float | None]) -> str:
     if scores.get("dice_normal") is not None:
         parts.append(f"normal {scores['dice_normal']:.3f}")
     return " ".join(parts)
-
-
-def _score(scores: dict[str, float | None]) -> float:
-    """What is to be high: the AUC of a classifier, the mean Dice of both classes of masks."""
-    names = ("auc",) if "auc" in scores else ("dice_abnormal", "dice_normal")
-    return float(np.mean([scores.get(name) or 0.0 for name in names]))
 
 
 def _due(step: int, every: int, last: bool) -> bool:

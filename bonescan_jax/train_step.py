@@ -12,16 +12,9 @@ from jax.sharding import Mesh
 
 from bonescan_jax.augment import augment, normalize
 from bonescan_jax.cluster.mesh import batch_shardings, replicated, state_shardings
-from bonescan_jax.losses import deep_supervision_loss
-from bonescan_jax.models.build import (
-    ImageNetwork,
-    Network,
-    Tree,
-    initial_weights,
-    views_per_example,
-)
-from bonescan_jax.scans import ABNORMAL, BACKGROUND
-from bonescan_jax.scans.masks import most_probable_mask
+from bonescan_jax.models.build import Tree, views_per_example
+from bonescan_jax.tasks import initial_weights, task_of
+from bonescan_jax.tasks.task import AnyNetwork
 
 # image (B, H, W, V) uint16; mask (B, H, W, V) uint8; gain, reference (B, V) f32; sample (B,) i32
 Batch = dict[str, jax.Array]
@@ -103,7 +96,7 @@ def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> Batch:
 
 def make_train_step(
     config: ml_collections.ConfigDict,
-    network: Network | ImageNetwork,
+    network: AnyNetwork,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     abstract_state: TrainState,
@@ -151,7 +144,7 @@ def make_train_step(
 
 def batch_gradients(
     config: ml_collections.ConfigDict,
-    network: Network | ImageNetwork,
+    network: AnyNetwork,
     mesh: Mesh,
     state: TrainState,
     batch: Batch,
@@ -162,7 +155,7 @@ def batch_gradients(
     and gradients and losses are their means; running statistics and the overlap loss then see one
     part at a time.
     """
-    pixels = batch_shardings(mesh)["image"]
+    pixels, task = batch_shardings(mesh)["image"], task_of(config)
     network = network.on(mesh)
 
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
@@ -177,7 +170,7 @@ def batch_gradients(
             # the work.
             image, mask = jax.lax.with_sharding_constraint((image, mask), (pixels, pixels))
             image = normalize(image, part["reference"])
-        return TASK_LOSSES[config.task](config, network, params, stats, image, mask, part["sample"])
+        return task.batch_loss(config, network, params, stats, image, mask, part["sample"])
 
     def part_gradients(stats: Tree, part: Batch) -> tuple[Tree, tuple[Tree, jax.Array]]:
         gradients, (stats, losses) = jax.grad(loss, has_aux=True)(state.params, stats, part)
@@ -202,53 +195,6 @@ def batch_gradients(
     (stats, sums), _ = jax.lax.scan(add, (state.stats, zeros), split)
     gradients, losses = jax.tree.map(lambda total: total / parts, sums)
     return gradients, stats, losses
-
-
-# What a task makes of an augmented batch: the loss to lower, and beside it the statistics after the
-# batch and the loss of each head. image (B, H, W, V) is the network's input, mask (B, H, W, V).
-
-
-def segmentation_loss(
-    config: ml_collections.ConfigDict,
-    network: Network,
-    params: Tree,
-    stats: Tree,
-    image: jax.Array,
-    mask: jax.Array,
-    sample: jax.Array,
-) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
-    """Cross-entropy and overlap of every head with the mask."""
-    del sample
-    logits, lay, stats = network.class_logits(params, stats, image, True)
-    with jax.named_scope("loss"):
-        total, losses = deep_supervision_loss(logits, lay(mask), config.loss)
-    return total, (stats, jnp.stack(losses))
-
-
-def classification_loss(
-    config: ml_collections.ConfigDict,
-    network: ImageNetwork,
-    params: Tree,
-    stats: Tree,
-    image: jax.Array,
-    mask: jax.Array,
-    sample: jax.Array,
-) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
-    """Binary cross-entropy with the class of the mask, which is that of the image's label."""
-    # Not the key of any sample, whose own are split off and not folded in twice.
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), sample[0]), 0)
-    logits, stats = network.apply(params, stats, image, _inside(mask), key)
-    labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
-    loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
-    return loss, (stats, loss[None])
-
-
-TASK_LOSSES = {"segment": segmentation_loss, "classify": classification_loss}
-
-
-def _inside(mask: jax.Array) -> jax.Array:
-    """(B, H, W, V) of labelled images to (B, H, W) bool: where there is image in any view."""
-    return (mask != BACKGROUND).any(-1)
 
 
 def examine(sample: jax.Array, losses: jax.Array, gradients: Tree, stats: Tree) -> dict[str, Any]:
@@ -284,74 +230,3 @@ def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> 
     # (1 + t) / (10 + t): without it the random first weights would stay for 1 / (1 - decay) steps.
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)
-
-
-def make_predict_step(
-    network: Network, mesh: Mesh
-) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
-    """Jitted class probabilities of every head, and of their mean as the last predictor.
-
-    The function takes {"params", "stats"}, images (B, H, W, V) and references (B, V), and returns
-    (predictors, B, V, H, W, classes) float32, predictors = heads, then their mean (the paper's
-    accurate mode) where there are several.
-    """
-    network = network.on(mesh)
-
-    def predict(weights: Tree, image: jax.Array, reference: jax.Array) -> jax.Array:
-        logits, _ = network.apply(
-            weights["params"], weights["stats"], normalize(image, reference), False
-        )
-        # Held back, or XLA on a CPU makes one slow loop of the last node's convolutions and this.
-        logits = jax.lax.optimization_barrier(logits)
-        probabilities = jnp.moveaxis(jax.nn.softmax(jnp.stack(logits)), -2, 2)
-        if len(logits) == 1:
-            return probabilities
-        return jnp.concatenate([probabilities, probabilities.mean(0, keepdims=True)])
-
-    shardings = batch_shardings(mesh)
-    return jax.jit(predict, in_shardings=(None, shardings["image"], shardings["reference"]))
-
-
-def make_classify_step(
-    network: ImageNetwork, mesh: Mesh
-) -> Callable[[Tree, jax.Array, jax.Array, jax.Array], jax.Array]:
-    """Jitted probabilities (B,) of being abnormal.
-
-    The function takes {"params", "stats"}, images (B, H, W, V), masks of the same shape that are
-    background where there is no image, and references (B, V).
-    """
-
-    def classify(
-        weights: Tree, image: jax.Array, mask: jax.Array, reference: jax.Array
-    ) -> jax.Array:
-        pixels = normalize(image, reference)
-        logits, _ = network.apply(weights["params"], weights["stats"], pixels, _inside(mask))
-        return jax.nn.sigmoid(logits)
-
-    shardings = batch_shardings(mesh)
-    return jax.jit(
-        classify,
-        in_shardings=(None, shardings["image"], shardings["mask"], shardings["reference"]),
-    )
-
-
-@jax.jit
-def overlap_counts(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pixels of each foreground class, predictor and image that were found, invented or missed.
-
-    Args:
-        probabilities: (P, B, V, H, W, K); the prediction is `most_probable_mask` of them.
-        mask: (B, H, W, V) true classes.
-
-    Returns:
-        (P, B V, K - 1, 3) int32 true positives, false positives, false negatives.
-    """
-    prediction = most_probable_mask(probabilities)
-    prediction = prediction.reshape(len(prediction), -1, *prediction.shape[-2:])
-    mask = jnp.moveaxis(mask, -1, 1).reshape(prediction.shape[1:])
-    counts = []
-    for label in range(1, probabilities.shape[-1]):
-        found, true = prediction == label, mask == label
-        pairs = (found & true, found & ~true, ~found & true)
-        counts.append(jnp.stack([pair.sum((-2, -1), dtype=jnp.int32) for pair in pairs], -1))
-    return jnp.stack(counts, -2)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bonescan_jax.config import default_config, resolve_steps, validate
+from bonescan_jax.config import default_config, resolve_steps
 from bonescan_jax.errors import InputError
+from bonescan_jax.tasks import validate
 
 
 def durations(**given: float):

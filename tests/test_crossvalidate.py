@@ -10,14 +10,16 @@ import pytest
 
 import bonescan_jax.crossvalidate as module
 from bonescan_jax.cli.main import main
-from bonescan_jax.config import default_config, validate
+from bonescan_jax.config import default_config
 from bonescan_jax.crossvalidate import crossvalidate
 from bonescan_jax.datasets.bs80k import prepare
+from bonescan_jax.datasets.decode import decode_labelled
 from bonescan_jax.datasets.regions import Regions
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import decode_labelled, host_batches
+from bonescan_jax.input_pipeline import host_batches
 from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, NORMAL
+from bonescan_jax.tasks import validate
 from tests.region_layout import PATIENTS, crop_jpeg, write_regions
 
 
@@ -148,7 +150,10 @@ def test_what_cannot_be_is_named(config: ml_collections.ConfigDict, changes: dic
         (["prepare", "--config={config}"], "--source is missing"),
         (["prepare", "--config={config}", "--source=empty"], "expected folders as chestRANT"),
         (["train", "--config={config}", "--workdir=w"], "bonescan prepare"),
-        (["predict", "--workdir=classified", "--input=x"], "is a run with task 'classify'"),
+        (
+            ["predict", "--workdir=classified", "--input=x"],
+            "config.json: task is 'classify', expected 'segment'",
+        ),
     ],
 )
 def test_the_command_line_refuses_with_a_sentence(

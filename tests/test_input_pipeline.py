@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.datasets.decode import decode
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import (
-    TrainingExample,
-    decode,
     example_records,
     scan_batches,
     stack_examples,
@@ -24,6 +23,7 @@ from bonescan_jax.phantom.patient import to_grey
 from bonescan_jax.scans import ABNORMAL
 from bonescan_jax.scans.files import read_image_file
 from bonescan_jax.scans.overflow import find_overflow
+from bonescan_jax.tasks.crops import TrainingExample
 from tests.hot_spots import hot_body, wrap_after_gain
 
 

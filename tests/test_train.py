@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-import bonescan_jax.evaluate as evaluation
 import bonescan_jax.train as loop
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
@@ -23,6 +22,7 @@ from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.evaluate import evaluate
 from bonescan_jax.runs.checkpoint import Checkpoints, newest_good
 from bonescan_jax.runs.workdir import claimed
+from bonescan_jax.tasks import segment
 from bonescan_jax.train import train
 from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
 
@@ -129,7 +129,7 @@ def test_a_run_told_to_stop_in_validation_makes_up_for_it(
     small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     small_config.train.num_steps = 2
-    score = evaluation.overlap_counts
+    score = segment.overlap_counts
 
     def told_meanwhile(*arguments: Any) -> Any:
         PREEMPTION.signal = "SIGINT"
@@ -138,7 +138,7 @@ def test_a_run_told_to_stop_in_validation_makes_up_for_it(
     small_config.evaluate.batch_size = 1  # two batches
     with monkeypatch.context() as patch:
         patch.setattr(PREEMPTION, "signal", None)
-        patch.setattr(evaluation, "overlap_counts", told_meanwhile)
+        patch.setattr(segment, "overlap_counts", told_meanwhile)
         with pytest.raises(PreemptedError):
             train(small_config, tmp_path)
     assert not (tmp_path / "evaluation").exists()

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from bonescan_jax.cluster.mesh import make_mesh, to_mesh
-from bonescan_jax.models.build import build_network, views_per_example
+from bonescan_jax.models.build import views_per_example
+from bonescan_jax.tasks import build_network
+from bonescan_jax.tasks.segment import make_predict_step, overlap_counts
 from bonescan_jax.train_step import (
     TrainState,
     batch_gradients,
     make_initial_state,
     make_optimizer,
-    make_predict_step,
     make_train_step,
-    overlap_counts,
 )
 
 MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import ml_collections
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
-from bonescan_jax.models.build import Tree, build_network, initial_weights, views_per_example
-from bonescan_jax.train_step import TASK_LOSSES
+from bonescan_jax.models.build import Network, Tree, views_per_example
+from bonescan_jax.tasks import build_network, initial_weights, task_of
 
 
 def training_flops(config: ml_collections.ConfigDict) -> float:
@@ -46,10 +46,10 @@ def _plain_loss(
 ) -> tuple[Callable[..., tuple[jax.Array, Any]], tuple[Any, ...]]:
     """The loss of the plain network on one device, and the shapes of its arguments."""
     network = build_network(config)
-    if config.task == "segment":
+    if isinstance(network, Network):
         network = network._replace(packed="off")
 
-    loss = functools.partial(TASK_LOSSES[config.task], config, network)
+    loss = functools.partial(task_of(config).batch_loss, config, network)
     pixels = (examples, config.data.crop_height, config.data.crop_width, views_per_example(config))
     batch = ((pixels, jnp.float32), (pixels, jnp.uint8), ((examples,), jnp.int32))
     weights = jax.eval_shape(lambda: initial_weights(config))

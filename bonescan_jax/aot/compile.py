@@ -21,11 +21,12 @@ from bonescan_jax.aot.arithmetic import training_flops
 from bonescan_jax.aot.executable import write_executable
 from bonescan_jax.aot.tpu import CHIPS, GIB, open_topology
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.config import resolve_steps, validate
+from bonescan_jax.config import resolve_steps
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records
-from bonescan_jax.models.build import build_network, views_per_example
+from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.progress import Waiting
+from bonescan_jax.tasks import build_network, validate
 from bonescan_jax.train_step import (
     Batch,
     TrainState,

@@ -13,8 +13,8 @@ from bonescan_jax.benchmark.inference import benchmark_inference
 from bonescan_jax.benchmark.input import benchmark_reading
 from bonescan_jax.benchmark.loop import benchmark_loop
 from bonescan_jax.benchmark.step import benchmark_step
-from bonescan_jax.config import validate
 from bonescan_jax.errors import InputError
+from bonescan_jax.tasks import validate
 
 KINDS = {
     "input": benchmark_reading,

@@ -18,9 +18,10 @@ from bonescan_jax.benchmark.measure import (
 )
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.models.build import Tree, build_network, initial_weights, views_per_example
+from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.scans import HEIGHT, WIDTH
-from bonescan_jax.train_step import make_predict_step
+from bonescan_jax.tasks import build_network, initial_weights, require_segmentation
+from bonescan_jax.tasks.segment import make_predict_step
 
 OURS = "ours"
 
@@ -33,10 +34,11 @@ def benchmark_inference(
     A level is the net cut down to one head, as `bonescan predict --predictor=head_2` runs it; "all"
     is the mean of all heads.
     """
-    if config.task != "segment" or config.model.name != "unetpp":
+    require_segmentation(config, "config", "no other network has levels")
+    if config.model.name != "unetpp":
         raise InputError(
-            f"config: task is {config.task!r} and model.name {config.model.name!r}, expected "
-            "'segment' and 'unetpp': no other net has levels"
+            f"config: model.name is {config.model.name!r}, expected 'unetpp': no other network has "
+            "levels"
         )
     del peer
     config.mesh.data = config.mesh.spatial = 1

@@ -26,8 +26,9 @@ from bonescan_jax.benchmark.measure import (
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
-from bonescan_jax.models.build import build_network, views_per_example
+from bonescan_jax.models.build import views_per_example
 from bonescan_jax.scans import CLASSES
+from bonescan_jax.tasks import build_network, require_segmentation
 from bonescan_jax.train_step import (
     Batch,
     TrainState,
@@ -215,10 +216,11 @@ def _peer_teams(config: ml_collections.ConfigDict) -> list[Team]:
                     f"--peer=torch: config: {section}.{name} is {found!r}, expected {expected!r}: "
                     "that is what the other networks compute"
                 )
-    if config.task != "segment" or views_per_example(config) != 1:
+    require_segmentation(config, "config", "that is what the networks of --peer=torch compute")
+    if views_per_example(config) != 1:
         raise InputError(
-            "--peer=torch: config: found another task or number of views, expected task 'segment' "
-            "and data.views 'each': that is what the other networks compute"
+            f"--peer=torch: config: data.views is {config.data.views!r}, expected 'each': that is "
+            "what the other networks compute"
         )
     task = Task(
         config.train.batch_size,

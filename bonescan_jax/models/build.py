@@ -12,10 +12,8 @@ from jax.sharding import Mesh
 from bonescan_jax.cluster.mesh import DATA
 from bonescan_jax.models import packed
 from bonescan_jax.models.blocks import CONVOLUTION
-from bonescan_jax.models.classifier import Classifier
 from bonescan_jax.models.fold import fold_batch_norm
-from bonescan_jax.models.unet import UNet
-from bonescan_jax.models.unetpp import UNetPlusPlus, prune
+from bonescan_jax.models.unetpp import prune
 from bonescan_jax.scans import CLASSES
 
 Tree = Any  # nested dictionaries of arrays
@@ -168,10 +166,10 @@ class ImageNetwork(NamedTuple):
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
-def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet | Classifier:
-    """The model of config.task and config.model with fresh weights."""
+def model_settings(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
+    """What every model of this package is built with; fresh weights follow from the seed."""
     settings = config.model
-    shared = {
+    return {
         "in_channels": views_per_example(config),
         "filters": tuple(settings.filters),
         "levels": settings.levels,
@@ -179,30 +177,3 @@ def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | 
         "dtype": jnp.dtype(settings.dtype),
         "rngs": nnx.Rngs(seed),
     }
-    if config.task == "classify":
-        return Classifier(dropout=settings.dropout, **shared)
-    shared["num_classes"] = views_per_example(config) * len(CLASSES)
-    if settings.name == "unet":
-        return UNet(**shared)
-    return UNetPlusPlus(deep_supervision=settings.deep_supervision, **shared)
-
-
-def build_network(config: ml_collections.ConfigDict) -> Network | ImageNetwork:
-    """The model of config.task and config.model without its weights; computes nothing."""
-    model = nnx.eval_shape(lambda: build_model(config, 0))
-    graph, _ = nnx.split(model)
-    if config.task == "classify":
-        return ImageNetwork(graph)
-    # A U-Net has one head; it is named like the last of a UNet++.
-    columns = getattr(model, "supervised", (model.levels,))
-    heads = tuple(f"head_{column}" for column in columns)
-    execution = config.model.packed if config.model.name == "unetpp" else "off"
-    views = views_per_example(config)
-    return Network(graph, heads, views, packed=execution, remat=config.model.remat)
-
-
-def initial_weights(config: ml_collections.ConfigDict) -> tuple[Tree, Tree]:
-    """Fresh weights and running statistics as plain dictionaries, a function of config.seed."""
-    model = build_model(config, config.seed)
-    _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)

@@ -10,7 +10,7 @@ import ml_collections
 
 from bonescan_jax.cluster.compiler_flags import SETTINGS, variables
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.models.build import build_network
+from bonescan_jax.tasks import build_network
 from bonescan_jax.train_step import make_initial_state, make_optimizer, make_train_step
 
 

@@ -16,9 +16,10 @@ import pytest
 from bonescan_jax.cluster.mesh import batch_shardings, make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.models import cells
-from bonescan_jax.models.build import Tree, build_network, initial_weights
+from bonescan_jax.models.build import Tree
 from bonescan_jax.models.cells import choose_cells
-from bonescan_jax.train_step import make_predict_step
+from bonescan_jax.tasks import build_network, initial_weights
+from bonescan_jax.tasks.segment import make_predict_step
 from tests.test_train_step import run
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from bonescan_jax.models.build import Tree, build_network, initial_weights
+from bonescan_jax.models.build import Tree
+from bonescan_jax.tasks import build_network, initial_weights
 
 
 def test_same_gradients_from_fewer_residuals(small_config: ml_collections.ConfigDict):

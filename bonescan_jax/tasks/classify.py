@@ -1,0 +1,209 @@
+"""Classifying: one class for a whole image, from its label alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from bonescan_jax.augment import normalize
+from bonescan_jax.cluster.mesh import batch_shardings, to_host
+from bonescan_jax.datasets.decode import View, decode_labelled
+from bonescan_jax.datasets.records import Record
+from bonescan_jax.errors import InputError
+from bonescan_jax.metrics.classification import roc_auc
+from bonescan_jax.models.build import ImageNetwork, Tree, model_settings, views_per_example
+from bonescan_jax.models.classifier import Classifier
+from bonescan_jax.scans import ABNORMAL, BACKGROUND, VIEWS
+from bonescan_jax.scans.regions import REGIONS
+from bonescan_jax.tasks.task import Predictions, Scores, one_ahead
+
+INPUTS = ("image", "mask", "reference")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError where settings do not fit the task."""
+    if config.model.packed == "on":
+        raise InputError(
+            "config: model.packed is 'on', expected auto or off where task is 'classify': it acts "
+            "on networks of whole scans"
+        )
+    if config.model.remat != "none":
+        raise InputError(
+            f"config: model.remat is {config.model.remat!r}, expected none where task is "
+            "'classify': it acts on networks of whole scans"
+        )
+    if config.data.name != "regions":
+        return
+    if config.data.views == "both":
+        raise InputError(
+            "config: data.views is 'both', expected each, anterior or posterior for data.name "
+            "'regions', whose views do not show the same part"
+        )
+    unknown = set(config.data.regions) - set(REGIONS)
+    if unknown:
+        raise InputError(
+            f"config: data.regions holds {min(unknown)!r}, expected some of {', '.join(REGIONS)}"
+        )
+
+
+def build_model(config: ml_collections.ConfigDict, seed: int) -> Classifier:
+    """The model of config.model with fresh weights."""
+    return Classifier(dropout=config.model.dropout, **model_settings(config, seed))
+
+
+def as_network(config: ml_collections.ConfigDict, model: Classifier) -> ImageNetwork:
+    """The model without its weights."""
+    del config
+    return ImageNetwork(nnx.split(model)[0])
+
+
+def batch_loss(
+    config: ml_collections.ConfigDict,
+    network: ImageNetwork,
+    params: Tree,
+    stats: Tree,
+    image: jax.Array,
+    mask: jax.Array,
+    sample: jax.Array,
+) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+    """Binary cross-entropy with the class of the mask, which is that of the image's label."""
+    # Not the key of any sample, whose own are split off and not folded in twice.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), sample[0]), 0)
+    logits, stats = network.apply(params, stats, image, _inside(mask), key)
+    labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+    return loss, (stats, loss[None])
+
+
+def training_example(
+    config: ml_collections.ConfigDict,
+) -> Callable[[int, Sequence[Record]], list[View]]:
+    """Decodes the records of an example; nothing is random."""
+    return _LabelledExample(config)
+
+
+class _LabelledExample:
+    """A class and no closure: worker processes get it pickled."""
+
+    def __init__(self, config: ml_collections.ConfigDict) -> None:
+        self.config = config
+
+    def __call__(self, index: int, records: Sequence[Record]) -> list[View]:
+        return whole_views(self.config, records)
+
+
+def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) -> list[View]:
+    """The records of an example to its views of crop size: as they are trained and evaluated."""
+    size = (config.data.crop_height, config.data.crop_width)
+    return [decode_labelled(record, size) for record in records]
+
+
+def make_predict_step(
+    network: ImageNetwork, mesh: Mesh
+) -> Callable[[Tree, jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Jitted probabilities (B,) of being abnormal.
+
+    The function takes {"params", "stats"}, images (B, H, W, V), masks of the same shape that are
+    background where there is no image, and references (B, V).
+    """
+
+    def classify(
+        weights: Tree, image: jax.Array, mask: jax.Array, reference: jax.Array
+    ) -> jax.Array:
+        pixels = normalize(image, reference)
+        logits, _ = network.apply(weights["params"], weights["stats"], pixels, _inside(mask))
+        return jax.nn.sigmoid(logits)
+
+    shardings = batch_shardings(mesh)
+    return jax.jit(
+        classify,
+        in_shardings=(None, shardings["image"], shardings["mask"], shardings["reference"]),
+    )
+
+
+def _inside(mask: jax.Array) -> jax.Array:
+    """(B, H, W, V) of labelled images to (B, H, W) bool: where there is image in any view."""
+    return (mask != BACKGROUND).any(-1)
+
+
+def predictor_names(network: ImageNetwork) -> tuple[str, ...]:
+    """The one head."""
+    return network.heads
+
+
+def validation_scores(
+    config: ml_collections.ConfigDict, network: ImageNetwork, predictions: Predictions
+) -> tuple[str, Scores]:
+    """The one predictor, and its AUC."""
+    return network.heads[0], image_auc(image_rows(config, predictions))
+
+
+def rank(scores: Scores) -> float:
+    """The AUC."""
+    return scores.get("auc") or 0.0
+
+
+def evaluation_scores(
+    config: ml_collections.ConfigDict,
+    network: ImageNetwork,
+    row: int,
+    predictions: Predictions,
+    records: Callable[[str], Iterable[Record]],
+    split: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Headline scores, and the score of every image."""
+    del network, row, records, split
+    images = image_rows(config, predictions)
+    auc = image_auc(images)
+    scores = {"num_images": len(images), **auc}
+    return scores, {
+        "image_auc": {name.removeprefix("auc_"): value for name, value in auc.items()},
+        "images": images,
+    }
+
+
+def image_rows(config: ml_collections.ConfigDict, predictions: Predictions) -> list[dict[str, Any]]:
+    """Patient, region (if it has one), view, label and score of every image of a split.
+
+    Of a network of both views, an image is an example of the two, abnormal if one of them is.
+    """
+    images = []
+    views = views_per_example(config)
+    for batch, probabilities in one_ahead(predictions):
+        for number, probability in zip(
+            range(0, len(batch.records), views), to_host(probabilities), strict=False
+        ):
+            records = batch.records[number : number + views]
+            region = {"region": REGIONS[records[0]["region"]]} if "region" in records[0] else {}
+            images.append(
+                {
+                    "patient": int(records[0]["patient"]),
+                    **region,
+                    "view": " and ".join(VIEWS[record["view"]] for record in records),
+                    "abnormal": any(bool(record["abnormal"]) for record in records),
+                    "score": float(probability),
+                }
+            )
+    return images
+
+
+def image_auc(images: list[dict[str, Any]]) -> dict[str, float | None]:
+    """{"auc", "auc_low", "auc_high"} of `image_rows`; None where all are of one class."""
+    auc = roc_auc(
+        np.array([image["score"] for image in images]),
+        np.array([image["abnormal"] for image in images], bool),
+    )
+    values = auc or (None, None, None)
+    return dict(zip(("auc", "auc_low", "auc_high"), values, strict=True))
+
+
+def pool_folds(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The AUC of all images with its interval; the folds' scores are compared as they are."""
+    images = [image for fold in folds for image in fold["images"]]
+    return {**image_auc(images), "fold_auc": [fold["auc"] for fold in folds]}

@@ -1,0 +1,108 @@
+"""What a task has to answer: the functions that `segment` and `classify` both have."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import ml_collections
+from flax import nnx
+from jax.sharding import Mesh
+
+from bonescan_jax.datasets.decode import View
+from bonescan_jax.datasets.records import Record
+from bonescan_jax.models.build import ImageNetwork, Network, Tree
+
+AnyNetwork = Network | ImageNetwork
+Result = TypeVar("Result")
+
+
+class ScanBatch(NamedTuple):
+    """Whole scans for evaluation; the last batch of a split is filled up with copies."""
+
+    arrays: dict[str, jax.Array]  # image, mask (B, H, W, V), gain, reference (B, V)
+    records: list[Record]  # of the real views only, B × V: patient, view, boxes, abnormal
+
+
+# What the predict step gives for each batch of a split, queued when it is asked for.
+Predictions = Iterable[tuple[ScanBatch, jax.Array]]
+Scores = dict[str, float | None]
+
+
+class Task(Protocol):
+    """A module of this package; shapes are those of `train_step.Batch`."""
+
+    # The entries of a batch that the predict step takes, after the weights.
+    INPUTS: tuple[str, ...]
+
+    def validate(self, config: ml_collections.ConfigDict) -> None:
+        """Raises InputError where settings do not fit the task."""
+
+    def build_model(self, config: ml_collections.ConfigDict, seed: int) -> nnx.Module:
+        """The model of config.model with fresh weights."""
+
+    def as_network(self, config: ml_collections.ConfigDict, model: nnx.Module) -> Any:  # noqa: ANN401
+        """The model without its weights."""
+
+    def batch_loss(
+        self,
+        config: ml_collections.ConfigDict,
+        network: Any,  # noqa: ANN401 - the task's own kind
+        params: Tree,
+        stats: Tree,
+        image: jax.Array,
+        mask: jax.Array,
+        sample: jax.Array,
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """The loss of an augmented batch; then the new statistics and the loss of each head."""
+
+    def training_example(
+        self, config: ml_collections.ConfigDict
+    ) -> Callable[[int, Sequence[Record]], list[View]]:
+        """Decodes the records of an example to views of crop size, by global sample index."""
+
+    def whole_views(
+        self, config: ml_collections.ConfigDict, records: Sequence[Record]
+    ) -> list[View]:
+        """The records of an example to its views, uncropped: as they are evaluated."""
+
+    def make_predict_step(self, network: Any, mesh: Mesh) -> Callable[..., jax.Array]:  # noqa: ANN401
+        """The jitted function from weights and `INPUTS` to probabilities."""
+
+    def predictor_names(self, network: Any) -> tuple[str, ...]:  # noqa: ANN401
+        """What gives probabilities, in the order of the predict step's results."""
+
+    def validation_scores(
+        self,
+        config: ml_collections.ConfigDict,
+        network: Any,  # noqa: ANN401
+        predictions: Predictions,
+    ) -> tuple[str, Scores]:
+        """The best predictor on a split, and its scores."""
+
+    def rank(self, scores: Scores) -> float:
+        """What is to be high of the scores of a validation."""
+
+    def evaluation_scores(
+        self,
+        config: ml_collections.ConfigDict,
+        network: Any,  # noqa: ANN401
+        row: int,
+        predictions: Predictions,
+        records: Callable[[str], Iterable[Record]],
+        split: str,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Headline scores of the predictor in a row, and all details."""
+
+    def pool_folds(self, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The scores of all out-of-fold predictions together, and those of each fold."""
+
+
+def one_ahead(results: Iterable[Result]) -> Iterator[Result]:
+    """The same results, each when the next has been queued: the device never waits for the host."""
+    results = iter(results)
+    waiting = list(itertools.islice(results, 1))
+    for result in results:
+        yield waiting.pop()
+        waiting.append(result)
+    yield from waiting
