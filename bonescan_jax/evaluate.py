@@ -11,13 +11,13 @@ import ml_collections
 from jax.sharding import Mesh
 
 from bonescan_jax.cluster.distributed import is_primary
-from bonescan_jax.cluster.mesh import make_mesh, replicated
+from bonescan_jax.cluster.mesh import make_evaluation_mesh, replicated
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records, scan_batches, view_records
 from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.runs.checkpoint import find_step, restore_average
 from bonescan_jax.runs.progress import Progress
-from bonescan_jax.runs.workdir import read_config, write_json
+from bonescan_jax.runs.workdir import change, read_config, write_json
 from bonescan_jax.tasks import build_network, initial_weights, predictor_row, task_of
 from bonescan_jax.tasks.task import AnyNetwork, ScanBatch, Scores
 
@@ -132,15 +132,22 @@ def resolve_predictor(workdir: Path, predictor: str, checkpoint: str = "newest")
 
 
 def evaluate(
-    workdir: Path, split: str, predictor: str, checkpoint: str = "newest"
+    workdir: Path,
+    split: str,
+    predictor: str,
+    checkpoint: str = "newest",
+    changes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
+
+    All devices found share the scans, whatever devices the run was trained on.
 
     Args:
         workdir: of a training run.
         split: train, validation or test.
         predictor: whose scores are the headline: "mean" of the heads, one, as "head_2", or "best".
         checkpoint: "newest", or "best" in validation.
+        changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:
         The headline scores; of masks beside those of the threshold detector.
@@ -149,7 +156,8 @@ def evaluate(
         InputError: workdir, data or predictor cannot be used.
     """
     config = read_config(workdir)
-    mesh = make_mesh(config)
+    change(config, changes or {})
+    mesh = make_evaluation_mesh()
     network, weights, step = load_network(config, workdir, mesh, checkpoint)
     predictor = resolve_predictor(workdir, predictor, checkpoint)
     row = predictor_row(config, network, predictor)

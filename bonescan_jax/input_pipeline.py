@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from bonescan_jax.cluster.mesh import local_rows, to_mesh
+from bonescan_jax.cluster.mesh import DATA, local_rows, to_mesh
 from bonescan_jax.cluster.preemption import follow_parent
 from bonescan_jax.datasets.bs80k import open_split
 from bonescan_jax.datasets.decode import View
@@ -207,10 +207,13 @@ def _shuffled_indices(
 
 
 def scan_batches(config: ml_collections.ConfigDict, split: str, mesh: Mesh) -> Iterator[ScanBatch]:
-    """All scans of a split in order, whole, in batches of config.evaluate.batch_size."""
+    """All scans of a split in order, whole, in batches of config.evaluate.batch_size.
+
+    A batch that the devices do not divide is made larger until they do.
+    """
     examples = example_records(config, split)
     task = task_of(config)
-    size = config.evaluate.batch_size
+    size = -(-config.evaluate.batch_size // mesh.shape[DATA]) * mesh.shape[DATA]
     rows = local_rows(mesh, size)
 
     def batch_at(start: int) -> tuple[dict[str, np.ndarray], list[Record]]:

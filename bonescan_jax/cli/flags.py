@@ -8,6 +8,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 
 
@@ -54,6 +55,22 @@ def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"--config: {reason}") from error
     return values.config
+
+
+def changes_flag(values: flags.FlagValues) -> None:
+    """Defines --config.KEY for a run that has its config."""
+    config_flags.DEFINE_config_dict(
+        "config",
+        default_config(),
+        "--config.data.dir=DIR and the like change what does not touch what the run has computed: "
+        "where data lie, batches of evaluation.",
+        flag_values=values,
+    )
+
+
+def read_changes(values: flags.FlagValues) -> dict[str, Any]:
+    """Only what --config.KEY=VALUE changed, by name."""
+    return dict(config_flags.get_override_values(values["config"]))
 
 
 def workdir_flag(values: flags.FlagValues) -> None:

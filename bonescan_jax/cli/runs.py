@@ -6,12 +6,14 @@ from typing import Any
 from absl import flags
 
 from bonescan_jax.cli.flags import (
+    changes_flag,
     checkpoint_flag,
     config_flag,
     in_job,
     integer_flag,
     predictor_flag,
     process_flags,
+    read_changes,
     read_config,
     refuse_positionals,
     require,
@@ -63,6 +65,7 @@ def _run_crossvalidate(values: flags.FlagValues, rest: list[str]) -> dict[str, A
 
 def _define_evaluate(values: flags.FlagValues) -> None:
     workdir_flag(values)
+    changes_flag(values)
     predictor_flag(values)
     checkpoint_flag(values)
     process_flags(values)
@@ -76,10 +79,9 @@ def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] |
 
     refuse_positionals(rest)
     require(values, "workdir")
-    workdir = Path(values.workdir)
-    return in_job(
-        values, lambda: evaluate(workdir, values.split, values.predictor, values.checkpoint)
-    )
+    arguments = (Path(values.workdir), values.split, values.predictor, values.checkpoint)
+    changes = read_changes(values)
+    return in_job(values, lambda: evaluate(*arguments, changes))
 
 
 # ---- predict -------------------------------------------------------------------------------------
@@ -139,11 +141,11 @@ VERBS = {
         _run_crossvalidate,
     ),
     "evaluate": Verb(
-        "evaluate --workdir=DIR [--split=test]",
+        "evaluate --workdir=DIR [--split=test] [--config.data.dir=DIR …]",
         "Scores a trained network on whole scans, beside a brightness threshold.\n\n"
         "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
         "lesion sensitivity (FROC) and the image-level AUC; of a network that classifies the AUC\n"
-        "and the score of every image.",
+        "and the score of every image. All devices that are found share the work.",
         _define_evaluate,
         _run_evaluate,
     ),

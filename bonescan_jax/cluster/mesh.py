@@ -49,11 +49,18 @@ def make_mesh(
     )
 
 
+def make_evaluation_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices along the batch, or of those given: each scan is scored by itself."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices), 1), (DATA, SPATIAL), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
 def _check_divides(config: ml_collections.ConfigDict, data: int, spatial: int) -> None:
     parts = data * config.train.accumulate_steps
     for name, size, by in (
         ("train.batch_size", config.train.batch_size, parts),
-        ("evaluate.batch_size", config.evaluate.batch_size, data),
         # Every row of the net must divide too, or shards would need padding.
         ("data.crop_height", config.data.crop_height, spatial * 2**config.model.levels),
     ):

@@ -140,6 +140,24 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
+def change(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
+    """Changes settings that do not touch what a run has computed, such as where its data lies now.
+
+    Args:
+        config: of the run, changed in place.
+        changes: values by name, such as {"data.dir": "elsewhere"}.
+
+    Raises:
+        InputError: a setting is part of what the run has computed.
+    """
+    for name in changes:
+        if name not in MAY_CHANGE:
+            raise InputError(
+                f"--config.{name}: belongs to the run, expected one of {', '.join(MAY_CHANGE)}"
+            )
+    config.update_from_flattened_dict(changes)
+
+
 class MetricsLog:
     """Appends lines to metrics.jsonl and the same scalars to TensorBoard.
 

@@ -29,7 +29,6 @@ def test_all_devices_are_taken_by_default(small_config: ml_collections.ConfigDic
     [
         ({"mesh.data": 16}, "mesh.data=16 × mesh.spatial=1 does not fit on the 8 cpu devices"),
         ({"mesh.data": 8, "train.batch_size": 12}, "train.batch_size is 12, expected a multiple"),
-        ({"mesh.data": 4, "evaluate.batch_size": 2}, "evaluate.batch_size is 2, expected a mult"),
         ({"mesh.spatial": 8, "data.crop_height": 48}, "data.crop_height is 48, expected a multi"),
     ],
 )
