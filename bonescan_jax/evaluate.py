@@ -167,5 +167,6 @@ def evaluate(
     )
     summary = {"split": split, "step": step, "selected": predictor, **scores}
     summary |= {"images_per_second": predicted.images_per_second(), "workdir": str(workdir)}
+    details |= {"checkpoint": checkpoint, "min_area": config.evaluate.min_area}
     write_json(workdir / "evaluation" / f"{split}.json", summary | details)
     return summary

@@ -79,16 +79,24 @@ def test_masks_are_pooled_over_pixels(
     def evaluate(workdir: Path, split: str, predictor: str) -> None:
         fold = int(workdir.name[-1])
         counts = [[[fold, 1, 2], [9, 0, 0]], [[0, 1, 0], [0, 0, fold]]]
-        scores = {"num_images": 2, "dice_abnormal": None, "dice_normal": 1.0}
+        scores = {"step": 4, "min_area": small_config.evaluate.min_area, "num_images": 2}
+        scores |= {"dice_abnormal": None, "dice_normal": 1.0}
+        evaluated.append(fold)
         write_json(workdir / "evaluation" / f"{split}.json", scores | {"overlap_counts": counts})
 
-    monkeypatch.setattr(module, "train", lambda config, workdir: None)
+    evaluated: list[int] = []
+    monkeypatch.setattr(module, "train", lambda config, workdir: {"step": 4})
     monkeypatch.setattr(module, "evaluate", evaluate)
     summary = crossvalidate(small_config, tmp_path)
     found, invented, missed = 0 + 1 + 2 + 3 + 4, 5 * 2, 5 * 2
     assert summary["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
     assert summary["dice_normal"] == pytest.approx(2 * 45 / (2 * 45 + 10))
     assert (summary["folds"], summary["images"]) == (5, 10)
+    crossvalidate(small_config, tmp_path)
+    assert evaluated == [0, 1, 2, 3, 4]  # a second call finds what the first one scored
+    small_config.evaluate.min_area += 1
+    crossvalidate(small_config, tmp_path)
+    assert evaluated == [0, 1, 2, 3, 4] * 2
     small_config.data.num_folds = 2  # of the five it was prepared with
     with pytest.raises(InputError, match="data.num_folds is 2, expected 5"):
         crossvalidate(small_config, tmp_path)

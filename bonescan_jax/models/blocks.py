@@ -40,11 +40,19 @@ class Norm(nnx.Module):
             self.mean = nnx.BatchStat(jnp.zeros(channels))
             self.variance = nnx.BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises (B, H, W, C); `train` uses and tracks the batch's own statistics."""
+    def __call__(self, x: jax.Array, train: bool, inside: jax.Array | None = None) -> jax.Array:
+        """Normalises (B, H, W, C); `train` uses and tracks the batch's own statistics.
+
+        Only pixels where `inside` (B, H, W, 1) is 1 enter the statistics, all if it is not given.
+        """
         axes = (0, 1, 2) if self.kind == "batch" else (1, 2)
         wide = x.astype(jnp.float32)
-        moments = wide.mean(axes), (wide * wide).mean(axes)
+        if inside is None:
+            moments = wide.mean(axes), (wide * wide).mean(axes)
+        else:
+            weight = inside.astype(jnp.float32)
+            pixels = jnp.maximum(weight.sum(axes), 1.0)
+            moments = tuple((power * weight).sum(axes) / pixels for power in (wide, wide * wide))
         if train and self.kind == "batch":
             self.track(*moments)
         running = None

@@ -14,15 +14,16 @@ PRIOR_LOGIT = -1.0  # a probability of 0.27
 class InsideBlock(ConvBlock):
     """A ConvBlock whose outputs are zero outside the image, as beyond the edge of an array.
 
-    So what an image gives does not depend on the size of the array it lies in.
+    What lies outside does not enter the statistics of normalisation either. So what an image gives
+    does not depend on the size of the array it lies in.
     """
 
     def __call__(self, sources: Sequence[jax.Array], inside: jax.Array, train: bool) -> jax.Array:
         """(B, H, W, C_k) for each source, inside (B, H, W, 1) 0 or 1, to (B, H, W, channels)."""
         x = self.conv1(sources)
-        x = jax.nn.relu(x if self.norm1 is None else self.norm1(x, train)) * inside
+        x = jax.nn.relu(x if self.norm1 is None else self.norm1(x, train, inside)) * inside
         x = self.conv2([x])
-        return jax.nn.relu(x if self.norm2 is None else self.norm2(x, train)) * inside
+        return jax.nn.relu(x if self.norm2 is None else self.norm2(x, train, inside)) * inside
 
 
 class Classifier(nnx.Module):

@@ -24,6 +24,8 @@ from bonescan_jax.scans.regions import REGIONS
 from bonescan_jax.tasks.task import Predictions, Scores, one_ahead
 
 INPUTS = ("image", "mask", "reference")
+# Folded into the key of a batch for dropout: far from the numbers that splitting a key counts by.
+DROPOUT = 0xD209
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -73,12 +75,19 @@ def batch_loss(
     sample: jax.Array,
 ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
     """Binary cross-entropy with the class of the mask, which is that of the image's label."""
-    # Not the key of any sample, whose own are split off and not folded in twice.
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), sample[0]), 0)
+    key = dropout_key(config.seed, sample)
     logits, stats = network.apply(params, stats, image, _inside(mask), key)
     labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
     loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
     return loss, (stats, loss[None])
+
+
+def dropout_key(seed: int, sample: jax.Array) -> jax.Array:
+    """The key of dropout for a batch, of the seed and its first global sample index.
+
+    Folding in a small number would give a key that augmentation splits off for that sample.
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), sample[0]), DROPOUT)
 
 
 def training_example(

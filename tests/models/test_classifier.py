@@ -43,7 +43,7 @@ def test_the_encoder_is_that_of_unetpp():
         assert jax.tree.map(jnp.shape, node) == jax.tree.map(jnp.shape, whole[name])
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm", ["none", "batch", "group", "instance"])
 def test_padding_changes_nothing(image: np.ndarray, norm: str):
     model = classifier(norm)
     inside = np.ones(image.shape[:3], bool)
@@ -54,6 +54,18 @@ def test_padding_changes_nothing(image: np.ndarray, norm: str):
     padded = np.pad(image, (*around, (0, 0)), constant_values=5.0)  # what must not be looked at
     after = logits(model, padded, np.pad(inside, around))
     np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_padding_does_not_enter_the_statistics_of_training(image: np.ndarray):
+    around = ((0, 0), (8, 12), (4, 20))
+    inside = np.ones(image.shape[:3], bool)
+    padded = np.pad(image, (*around, (0, 0)), constant_values=5.0)
+    whole, part = classifier("batch"), classifier("batch")
+    np.testing.assert_allclose(
+        part(padded, np.pad(inside, around), True), whole(image, inside, True), rtol=1e-5
+    )
+    tracked = [nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)) for model in (part, whole)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *tracked)
 
 
 def test_dropout_is_for_training_only(image: np.ndarray):
