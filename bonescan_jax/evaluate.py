@@ -121,7 +121,9 @@ def resolve_predictor(workdir: Path, predictor: str, checkpoint: str = "newest")
     if predictor != "best":
         return predictor
     if checkpoint == "best":
-        return find_step(workdir, checkpoint)[1]["predictor"]
+        _, validation = find_step(workdir, checkpoint)
+        assert validation is not None  # it is the best of those that were validated
+        return validation["predictor"]
     path = workdir / "evaluation" / BEST
     try:
         return json.loads(path.read_text())["predictor"]

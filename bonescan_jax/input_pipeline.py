@@ -78,7 +78,9 @@ def example_records(
     place = (Path(data.dir), data.name, split, data.fold)
     if data.name == "regions":
         views = [view for example in _EXAMPLES[data.views] for view in example]
-        examples = SingleRecords(open_region_split(*place, data.regions or REGIONS, views))
+        examples: ExampleRecords | SingleRecords = SingleRecords(
+            open_region_split(*place, data.regions or REGIONS, views)
+        )
     else:
         examples = ExampleRecords(open_split(*place), data.views)
     if not len(examples):

@@ -76,7 +76,9 @@ def make_initial_state(
     return jax.jit(init, out_shardings=shardings), abstract
 
 
-def abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> Batch:
+def abstract_batch(
+    config: ml_collections.ConfigDict, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and shardings of what the input pipeline puts on the mesh for each step."""
     samples, views = config.train.batch_size, views_per_example(config)
     pixels = (samples, config.data.crop_height, config.data.crop_width, views)
@@ -101,7 +103,7 @@ def make_train_step(
     schedule: optax.Schedule,
     abstract_state: TrainState,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Wrapped:
     """The jitted step: augment, forward, loss per head, backward, AdamW, moving average.
 
     The state given is donated: its memory becomes the new state's. Metrics are scalars on the
@@ -161,7 +163,10 @@ def batch_gradients(
     def loss(params: Tree, stats: Tree, part: Batch) -> tuple[jax.Array, Any]:
         with jax.named_scope("augment"):
             image, mask = augment(
-                *(part[name] for name in ("image", "mask", "gain", "sample")),
+                part["image"],
+                part["mask"],
+                part["gain"],
+                part["sample"],
                 config.seed,
                 config.augment,
             )
@@ -228,5 +233,5 @@ def _only_count(state: TrainState) -> TrainState:
 def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
     """Exponential moving average whose memory grows from the start of the run up to `decay`."""
     # (1 + t) / (10 + t): without it the random first weights would stay for 1 / (1 - decay) steps.
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, now: kept * old + (1 - kept) * now, average, new)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from bonescan_jax.models.build import Network, Tree, views_per_example
@@ -63,8 +64,8 @@ def count_flops(jaxpr: Jaxpr) -> float:
     """
     total = 0.0
     for equation in jaxpr.eqns:
-        shapes = [variable.aval.shape for variable in equation.invars]
-        results = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        shapes = [np.shape(variable.aval) for variable in equation.invars]
+        results = math.prod(np.shape(equation.outvars[0].aval)) if equation.outvars else 0
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += 2 * results * math.prod(shapes[0][axis] for axis in contracted)

@@ -28,7 +28,6 @@ from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.progress import Waiting
 from bonescan_jax.tasks import build_network, validate
 from bonescan_jax.train_step import (
-    Batch,
     TrainState,
     abstract_batch,
     make_initial_state,
@@ -56,6 +55,7 @@ class Compiled(NamedTuple):
     def memory_of(self) -> dict[str, int]:
         """Bytes of a chip's memory while the step runs, by what they are for."""
         memory = self.executable.memory_analysis()
+        assert memory is not None  # TPU, GPU and CPU have one
         return {
             "state and batch": memory.argument_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
@@ -175,7 +175,7 @@ def _memory_at(
 
 def abstract_step(
     config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[Callable[..., Any], TrainState, Batch]:
+) -> tuple[jax.stages.Wrapped, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The jitted training step of a config on a mesh, with shapes of state and batch."""
     num_examples = _num_examples(config)
     steps = [resolve_steps(config.train, name, num_examples) for name in ("num", "warmup")]
@@ -208,7 +208,7 @@ def _figures(
 ) -> dict[str, Any]:
     """The figures of the JSON line; prints them, and where they come from, as tables."""
     chip = CHIPS[topology.partition(":")[0]]
-    cost = hlo.cost(hlo.parse(compiled.executable.as_text()))
+    cost = hlo.cost(hlo.parse(compiled.executable.as_text() or ""))
     seconds = cost.cycles.total() / chip.clock
     views = compiled.batch_per_chip * views_per_example(config)
     flops = compiled.batch_per_chip * training_flops(config) / seconds

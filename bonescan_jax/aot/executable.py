@@ -41,7 +41,9 @@ def write_executable(
         compiled: for the devices of the mesh.
         mesh: of the step.
     """
-    payload = compiled.runtime_executable().serialize()
+    executable = compiled.runtime_executable()
+    assert executable is not None  # of a jitted function
+    payload = executable.serialize()
     checksum = hashlib.sha256(payload).hexdigest()
     header = {**_origin(lowered, mesh), "sha256": checksum, "about": about}
     partial = path.with_name(path.name + ".partial")
@@ -54,7 +56,13 @@ def write_executable(
     return path.stat().st_size
 
 
-def load_executable(path: Path, step: Step, state: TrainState, batch: Batch, mesh: Mesh) -> Step:
+def load_executable(
+    path: Path,
+    step: jax.stages.Wrapped,
+    state: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+) -> Step:
     """A function like the jitted `step` that runs what the file holds, without compiling.
 
     Args:

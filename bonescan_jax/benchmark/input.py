@@ -16,8 +16,8 @@ import numpy as np
 from bonescan_jax.augment import augment
 from bonescan_jax.benchmark.measure import Rate, cores, print_table, read_config, spread
 from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.datasets.decode import decode
 from bonescan_jax.input_pipeline import (
-    decode,
     example_records,
     host_batches,
     training_batches,

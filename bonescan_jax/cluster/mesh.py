@@ -102,7 +102,7 @@ def state_shardings(state: Tree, mesh: Mesh, shard_parameters: bool) -> Tree:
         if not shard_parameters or not axes:
             return replicated(mesh)
         longest = max(axes, key=lambda axis: array.shape[axis])
-        spec = [None] * len(array.shape)
+        spec: list[str | None] = [None] * len(array.shape)
         spec[longest] = DATA
         return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -111,7 +111,8 @@ class Stage(NamedTuple):
 
     def activation(self, raw: jax.Array, line: Line) -> Activation:
         """What the line of a norm makes of it, then rectified."""
-        return Activation(raw, tuple(self.lanes(part) for part in line))
+        multiplier, offset = line
+        return Activation(raw, (self.lanes(multiplier), self.lanes(offset)))
 
     def gradient_sums(self, gradient: jax.Array, raw: jax.Array) -> Moments:
         """Of gradients of raw · multiplier + offset: those of offset and multiplier."""

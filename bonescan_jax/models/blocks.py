@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 NORMS = ("none", "batch", "group", "instance")
 GROUPS = 8  # channels of a row are split into as many groups, or fewer where it has fewer channels
@@ -52,7 +53,10 @@ class Norm(nnx.Module):
         else:
             weight = inside.astype(jnp.float32)
             pixels = jnp.maximum(weight.sum(axes), 1.0)
-            moments = tuple((power * weight).sum(axes) / pixels for power in (wide, wide * wide))
+            moments = (
+                (wide * weight).sum(axes) / pixels,
+                (wide * wide * weight).sum(axes) / pixels,
+            )
         if train and self.kind == "batch":
             self.track(*moments)
         running = None
@@ -119,7 +123,7 @@ class Conv3x3(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, use_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, out_channels: int, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.dtype = dtype
         self.kernel = nnx.Param(_he_normal(rngs.params(), (3, 3, in_channels, out_channels)))
@@ -128,7 +132,8 @@ class Conv3x3(nnx.Module):
     def __call__(self, sources: Sequence[jax.Array]) -> jax.Array:
         """(B, H, W, C_k) for each source k to (B, H, W, out_channels)."""
         kernel = self.kernel[...].astype(self.dtype)
-        total, start = None, 0
+        total: jax.Array | None = None
+        start = 0
         for source in sources:
             stop = start + source.shape[-1]
             part = jax.lax.conv_general_dilated(
@@ -139,6 +144,7 @@ class Conv3x3(nnx.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             total, start = part if total is None else total + part, stop
+        assert total is not None, "a convolution needs a source"
         if self.bias is not None:
             total = _add_bias(total, self.bias[...])
         return checkpoint_name(total, CONVOLUTION)
@@ -148,7 +154,7 @@ class ConvBlock(nnx.Module):
     """(3×3 convolution, normalisation if any, ReLU) twice: one node of the nets."""
 
     def __init__(
-        self, in_channels: int, channels: int, norm: str, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, channels: int, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         # A bias before a normalisation would be subtracted again.
         use_bias = norm == "none"
@@ -173,7 +179,7 @@ class UpConv(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, out_channels: int, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.dtype = dtype
         # Each output pixel sees in_channels inputs, once: he-normal with that fan-in.
@@ -198,7 +204,7 @@ class Head(nnx.Module):
     """1×1 convolution to class logits, which leave in float32."""
 
     def __init__(
-        self, in_channels: int, num_classes: int, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, num_classes: int, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.dtype = dtype
         self.kernel = nnx.Param(_he_normal(rngs.params(), (in_channels, num_classes)))

@@ -77,7 +77,7 @@ class Network(NamedTuple):
 
         return logits, lay, stats
 
-    def _model(self, params: Tree, stats: Tree, train: bool) -> nnx.Module:
+    def _model(self, params: Tree, stats: Tree, train: bool) -> Any:  # noqa: ANN401 - of any net
         model = nnx.merge(self.graph, params, stats)
         if not train:
             fold_batch_norm(model)
@@ -125,8 +125,9 @@ class Network(NamedTuple):
     def prune(self, weights: Tree, head: str) -> tuple["Network", Tree]:
         """The UNet++ down to one of its heads, with the weights {"params", "stats"} it needs."""
         model = prune(nnx.merge(self.graph, weights["params"], weights["stats"]), int(head[5:]))
-        graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-        kept = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+        graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, stats = map(nnx.to_pure_dict, states)
+        kept = {"params": params, "stats": stats}
         return self._replace(graph=graph, heads=(head,)), kept
 
 

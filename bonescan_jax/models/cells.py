@@ -37,9 +37,9 @@ def choose_cells(widths: Sequence[int], height: int, width: int) -> tuple[Cell, 
     for row, channels in reversed(list(enumerate(widths))):
         doublings = max(LANES // channels, 1).bit_length() - 1
         wanted = (2 ** (doublings // 2), 2 ** ((doublings + 1) // 2))
-        below = tuple(
-            math.gcd(min(want, 2 * under), size >> row)
-            for want, under, size in zip(wanted, below, (height, width), strict=True)
+        below = (
+            math.gcd(min(wanted[0], 2 * below[0]), height >> row),
+            math.gcd(min(wanted[1], 2 * below[1]), width >> row),
         )
         cells.insert(0, below)
     return tuple(cells)

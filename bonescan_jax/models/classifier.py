@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bonescan_jax.models.blocks import ConvBlock, check_network, check_size, max_pool
 
@@ -18,7 +19,9 @@ class InsideBlock(ConvBlock):
     does not depend on the size of the array it lies in.
     """
 
-    def __call__(self, sources: Sequence[jax.Array], inside: jax.Array, train: bool) -> jax.Array:
+    def __call__(  # type: ignore[override]  # it has an argument more
+        self, sources: Sequence[jax.Array], inside: jax.Array, train: bool
+    ) -> jax.Array:
         """(B, H, W, C_k) for each source, inside (B, H, W, 1) 0 or 1, to (B, H, W, channels)."""
         x = self.conv1(sources)
         x = jax.nn.relu(x if self.norm1 is None else self.norm1(x, train, inside)) * inside
@@ -53,19 +56,18 @@ class Classifier(nnx.Module):
         norm: str = "batch",
         dropout: float = 0.0,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_network(filters, levels, norm)
         self.levels = levels
         self.dropout = dropout
         widths = [in_channels, *filters]
-        self.nodes = nnx.Dict(
-            {
-                f"{row}_0": InsideBlock(widths[row], filters[row], norm, dtype, rngs)
-                for row in range(levels + 1)
-            }
-        )
+        nodes = {
+            f"{row}_0": InsideBlock(widths[row], filters[row], norm, dtype, rngs)
+            for row in range(levels + 1)
+        }
+        self.nodes = nnx.Dict(nodes)
         # Most images are normal. At even odds the first steps would teach every feature to say so,
         # and none to see a hot spot. (Lin et al., arXiv 1708.02002, start from a prior as well.)
         self.kernel = nnx.Param(jnp.zeros((2 * filters[levels], 1)))
@@ -96,6 +98,7 @@ class Classifier(nnx.Module):
         mean = x.sum((1, 2)) / jnp.maximum(inside.astype(jnp.float32).sum((1, 2)), 1.0)
         features = jnp.concatenate([mean, x.max((1, 2))], axis=-1)
         if train and self.dropout:
+            assert key is not None, "dropout needs a key"
             kept = jax.random.bernoulli(key, 1 - self.dropout, features.shape)
             features = features * kept / (1 - self.dropout)
         return (features @ self.kernel[...] + self.bias[...])[:, 0]

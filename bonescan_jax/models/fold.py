@@ -17,7 +17,9 @@ def fold_batch_norm(model: nnx.Module) -> None:
         model: any of the nets, changed in place; then for inference only.
     """
     for _, block in nnx.iter_graph(model):
-        if isinstance(block, ConvBlock) and getattr(block.norm1, "kind", None) == "batch":
+        if not isinstance(block, ConvBlock) or block.norm1 is None or block.norm2 is None:
+            continue
+        if block.norm1.kind == "batch":
             _fold(block.conv1, block.norm1)
             _fold(block.conv2, block.norm2)
             block.norm1 = block.norm2 = None

@@ -8,7 +8,8 @@ gradient of an activation is one convolution over all nodes that read it, not a 
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,13 +85,18 @@ def _kernels(kernel: jax.Array, parts: Sequence[Part]) -> list[jax.Array]:
     return jnp.split(kernel, cuts, 2)
 
 
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    """Of one or more, in their order."""
+    return functools.reduce(operator.add, terms)
+
+
 def _convolution(
     stage: Stage, weights: Tree, number: int, parts: Sequence[Part], running: Tree | None
 ) -> tuple[Activation, Moments]:
     """The first convolution of a node, to the shifted grid, or the second, back."""
     to_shifted = number == 1
     kernel = weights[f"conv{number}"]["kernel"].astype(stage.plan.dtype)
-    raw = sum(
+    raw = _sum(
         convolve(
             part.x,
             _expand(own, part.sources, stage.cell, to_shifted),
@@ -115,10 +121,13 @@ def _node(stage: Stage, weights: Tree, sources: list[Activation], running: Tree 
 def _pool(plan: Plan, row: int, above: Activation) -> Activation:
     """Max-pool from the row above: of what it read, and normalised when it is read in turn."""
     cells = plan.cells[row - 1], plan.cells[row]
+    assert above.line is not None  # what a node gives has one
     multiplier, offset = above.line
     channels = multiplier.shape[-1] // math.prod(cells[0])
-    line = jnp.abs(multiplier), offset
-    line = tuple(jnp.tile(part[:, :channels], math.prod(cells[1])) for part in line)
+    line = (
+        jnp.tile(jnp.abs(multiplier)[:, :channels], math.prod(cells[1])),
+        jnp.tile(offset[:, :channels], math.prod(cells[1])),
+    )
     return Activation(max_pool(_rising(above), *cells), line)
 
 
@@ -127,6 +136,7 @@ def _rising(activation: Activation) -> jax.Array:
 
     Exactly, in whichever pass XLA computes this: the backward pass must find the same maxima.
     """
+    assert activation.line is not None
     return jnp.where(activation.line[0] < 0, -activation.raw, activation.raw)
 
 
@@ -264,7 +274,7 @@ def _train_backward(plan: Plan, saved: Tree, gradients: Tree) -> tuple[Tree, jax
                 terms[row, column].append(
                     _from_readers(plan, row, column + 1, weights["nodes"], to_first, readers)
                 )
-            total = sum(terms.pop((row, column)))
+            total = _sum(terms.pop((row, column)))
             to_weights["nodes"][name], to_first[row, column] = _node_backward(
                 Stage(plan, row), own, node, total
             )
@@ -437,8 +447,11 @@ def apply(
     logits, moments = _train(plan, weights, x)
     if plan.norm == "batch":
         for name, (first, second) in moments.items():
-            model.nodes[name].norm1.track(*first)
-            model.nodes[name].norm2.track(*second)
+            for norm, moment in zip(
+                (model.nodes[name].norm1, model.nodes[name].norm2), (first, second), strict=True
+            ):
+                assert norm is not None  # by the plan
+                norm.track(*moment)
     return logits, plan.cells[0]
 
 

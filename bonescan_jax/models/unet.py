@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bonescan_jax.models.blocks import (
     ConvBlock,
@@ -30,7 +31,7 @@ class UNet(nnx.Module):
         levels: int = 4,
         norm: str = "batch",
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_network(filters, levels, norm)

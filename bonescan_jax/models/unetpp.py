@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bonescan_jax.models.blocks import (
     ConvBlock,
@@ -47,7 +48,7 @@ class UNetPlusPlus(nnx.Module):
         norm: str = "batch",
         deep_supervision: bool = True,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_network(filters, levels, norm)
@@ -63,9 +64,10 @@ class UNetPlusPlus(nnx.Module):
             nodes[f"{row}_{column}"] = ConvBlock(width, filters[row], norm, dtype, rngs)
         self.nodes = nnx.Dict(nodes)
         self.ups = nnx.Dict(ups)
-        self.heads = nnx.Dict(
-            {f"{column}": Head(filters[0], num_classes, dtype, rngs) for column in self.supervised}
-        )
+        heads = {
+            f"{column}": Head(filters[0], num_classes, dtype, rngs) for column in self.supervised
+        }
+        self.heads = nnx.Dict(heads)
 
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """Logits of every head, the shallowest first.

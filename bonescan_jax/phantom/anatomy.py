@@ -192,9 +192,9 @@ def _ribs(body: _Builder) -> None:
         drop = end_y - y
         floating = number > 10
         path = [
-            (16, y, 60),
-            (38, y + 0.01 * drop, 37),
-            (0.62 * wide, y + 0.20 * drop, 22 if number > 2 else 38),
+            (16.0, y, 60.0),
+            (38.0, y + 0.01 * drop, 37.0),
+            (0.62 * wide, y + 0.20 * drop, 22.0 if number > 2 else 38.0),
         ]
         if floating:
             path += [(0.92 * wide, y + 0.62 * drop, 40), (end_x, end_y, end_z)]

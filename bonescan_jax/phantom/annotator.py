@@ -30,7 +30,7 @@ def _is_visible(
       kind: HotSpot.kind; bladder and kidneys are expected, so they must stand out more: kidneys
         are as bright as the spine in most patients, and no reader boxes these.
     """
-    peak = int(spot.argmax())
+    peak = int(np.argmax(spot))
     contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
     snr = float(np.sqrt((spot**2 / (around + spot + 0.05)).sum()))
     need = {"kidney": 4.5, "bladder": 2.2}.get(kind, MIN_CONTRAST)
@@ -44,9 +44,9 @@ def merge_foci(spots: list[Seen]) -> list[Seen]:
     for spot, image, top, left in spots:
         if image.size == 0 or image.max() <= 0:
             continue
-        row, column = np.unravel_index(image.argmax(), image.shape)
+        row, column = np.unravel_index(np.argmax(image), image.shape)
         for number, (other, theirs, their_top, their_left) in enumerate(merged):
-            peak = np.unravel_index(theirs.argmax(), theirs.shape)
+            peak = np.unravel_index(np.argmax(theirs), theirs.shape)
             away = np.hypot(row + top - peak[0] - their_top, column + left - peak[1] - their_left)
             if spot.kind == other.kind == "benign" and away < MERGE:
                 corner = min(top, their_top), min(left, their_left)

@@ -1,8 +1,7 @@
 """Rods, ellipsoids, shells and curved plates as clouds of points: what the phantom is built of."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
 SPACING = 2.3  # mm between points; a pixel is 2.26 mm and the blur at least 5 mm
@@ -25,9 +24,7 @@ def sunflower(count: int) -> np.ndarray:
     return (np.sqrt(k / count) * np.stack([np.cos(angle), np.sin(angle)])).T
 
 
-def tube(
-    path: Sequence[Sequence[float]], radius: float | Sequence[float], hollow: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+def tube(path: ArrayLike, radius: ArrayLike, hollow: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Sample a curved rod along a smooth path.
 
     Args:
@@ -38,13 +35,13 @@ def tube(
     Returns:
       points (n, 3) mm and the volume each stands for (n,) mm³.
     """
-    path = np.asarray(path, float)
-    chord = np.r_[0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
+    knots = np.asarray(path, float)
+    chord = np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))]
     steps = max(3, int(chord[-1] / SPACING))
     t = (np.arange(steps) + 0.5) / steps * chord[-1]
-    spline = CubicSpline(chord, path) if len(path) > 2 else None
-    centre = spline(t) if spline else path[0] + t[:, None] / chord[-1] * (path[1] - path[0])
-    radii = np.interp(t, chord, np.broadcast_to(radius, len(path)))
+    spline = CubicSpline(chord, knots) if len(knots) > 2 else None
+    centre = spline(t) if spline else knots[0] + t[:, None] / chord[-1] * (knots[1] - knots[0])
+    radii = np.interp(t, chord, np.broadcast_to(radius, len(knots)))
     tangent = np.gradient(centre, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     side = np.cross(tangent, (0.31, 0.2, 0.93))
@@ -66,36 +63,35 @@ def tube(
     return points.reshape(-1, 3), np.repeat(area, len(disc))
 
 
-def ellipsoid(centre: Sequence[float], semi: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def ellipsoid(centre: ArrayLike, semi: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Sample a solid ellipsoid: points (n, 3) mm, volumes (n,) mm³."""
-    volume = 4 / 3 * np.pi * float(np.prod(semi))
+    axes = np.asarray(semi)
+    volume = 4 / 3 * np.pi * float(np.prod(axes))
     count = int(np.clip(volume / SPACING**3 / 2, 24, 12000))
     k = np.arange(count) + 0.5
     height, angle = 1 - 2 * k / count, k * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - height**2)
     sphere = np.stack([ring * np.cos(angle), height, ring * np.sin(angle)], 1)
     radius = np.cbrt((k * 0.7548776662) % 1)  # low-discrepancy, uniform in volume
-    return np.asarray(centre) + sphere * radius[:, None] * semi, np.full(count, volume / count)
+    return np.asarray(centre) + sphere * radius[:, None] * np.asarray(semi), np.full(
+        count, volume / count
+    )
 
 
-def shell(
-    centre: Sequence[float], semi: Sequence[float], thickness: float
-) -> tuple[np.ndarray, np.ndarray]:
+def shell(centre: ArrayLike, semi: ArrayLike, thickness: float) -> tuple[np.ndarray, np.ndarray]:
     """Sample the surface of an ellipsoid: points (n, 3) mm, area × thickness (n,) mm³."""
-    semi = np.asarray(semi, float)
-    count = int(4 * np.pi * np.mean(semi) ** 2 / SPACING**2)
+    axes = np.asarray(semi, float)
+    count = int(4 * np.pi * np.mean(axes) ** 2 / SPACING**2)
     k = np.arange(count) + 0.5
     height, angle = 1 - 2 * k / count, k * np.pi * (3 - np.sqrt(5))
     ring = np.sqrt(1 - height**2)
     normal = np.stack([ring * np.cos(angle), height, ring * np.sin(angle)], 1)
-    area = np.prod(semi) * np.linalg.norm(normal / semi, axis=1) * 4 * np.pi / count
-    depth = 1 - thickness / semi.mean() * ((k * 0.7548776662) % 1)  # spread through the thickness
-    return np.asarray(centre) + normal * semi * depth[:, None], area * thickness
+    area = np.prod(axes) * np.linalg.norm(normal / axes, axis=1) * 4 * np.pi / count
+    depth = 1 - thickness / axes.mean() * ((k * 0.7548776662) % 1)  # spread through the thickness
+    return np.asarray(centre) + normal * axes * depth[:, None], area * thickness
 
 
-def plate(
-    grid: Sequence[Sequence[Sequence[float]]], thickness: Sequence[Sequence[float]]
-) -> tuple[np.ndarray, np.ndarray]:
+def plate(grid: ArrayLike, thickness: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Sample a curved plate through a grid of control points.
 
     Args:
@@ -105,18 +101,18 @@ def plate(
     Returns:
       points (k, 3) mm and area × thickness (k,) mm³.
     """
-    grid = np.asarray(grid, float)
-    m, n = grid.shape[:2]
+    knots = np.asarray(grid, float)
+    m, n = knots.shape[:2]
     u, v = np.linspace(0, 1, m), np.linspace(0, 1, n)
-    long_u = np.linalg.norm(np.diff(grid, axis=0), axis=2).sum(0).max()
-    long_v = np.linalg.norm(np.diff(grid, axis=1), axis=2).sum(1).max()
+    long_u = np.max(np.linalg.norm(np.diff(knots, axis=0), axis=2).sum(axis=0))
+    long_v = np.max(np.linalg.norm(np.diff(knots, axis=1), axis=2).sum(axis=1))
     su, sv = int(long_u / SPACING) + 2, int(long_v / SPACING) + 2
     fine_u, fine_v = (np.arange(su) + 0.5) / su, (np.arange(sv) + 0.5) / sv
 
     def spline(values: np.ndarray, order: int) -> RectBivariateSpline:
         return RectBivariateSpline(u, v, values, kx=min(order, m - 1), ky=min(order, n - 1))
 
-    surface = [spline(grid[..., axis], 2) for axis in range(3)]
+    surface = [spline(knots[..., axis], 2) for axis in range(3)]
     points = np.stack([s(fine_u, fine_v) for s in surface], -1)
     du = np.stack([s(fine_u, fine_v, dx=1) for s in surface], -1)
     dv = np.stack([s(fine_u, fine_v, dy=1) for s in surface], -1)

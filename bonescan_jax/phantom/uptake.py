@@ -213,7 +213,7 @@ def _kidneys(rng: np.random.Generator) -> list[Organ]:
 def _urine(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     """Bladder, and at times the urethra or a drop on skin or clothes."""
     fill = float(np.exp(rng.normal(0, 0.25))) * (0.55 if quiet else 1.0)
-    centre = (rng.normal(0, 5), 882 - 10 * fill, 122)
+    centre = (rng.normal(0, 5), 882 - 10 * fill, 122.0)
     points, volume = ellipsoid(centre, np.array((27, 20, 25)) * fill)
     uptake = float(np.clip(np.exp(rng.normal(np.log(4.8), 1.0)), 1.0, 50))  # SUV 3–50
     uptake = min(uptake, 1.5) if quiet else uptake  # just voided

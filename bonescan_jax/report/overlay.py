@@ -6,12 +6,13 @@ the prediction. Every count pixel is one square of equal pixels: nothing is smoo
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from bonescan_jax.scans import ABNORMAL, CLASSES, NORMAL
+from bonescan_jax.scans import ABNORMAL, CLASSES, NORMAL, Box
+from bonescan_jax.scans.masks import ScoredBox
 
 # Between proportional, where legs and ribs fade, and the square root, where soft tissue is as grey
 # as bone.
@@ -55,7 +56,7 @@ def display_window(pixels: np.ndarray) -> float:
 def draw_overlay(
     pixels: np.ndarray,
     mask: np.ndarray,
-    boxes: Sequence[Mapping[str, object] | tuple],
+    boxes: Sequence[Mapping[str, Any] | Box | ScoredBox],
     title: str,
     *,
     view: str | None = None,
@@ -77,14 +78,14 @@ def draw_overlay(
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    boxes = [_as_box(box) for box in boxes]
+    drawn = [_as_box(box) for box in boxes]
     black = display_window(pixels)
     paper = _magnify(_inverted_grey(pixels, black), scale)
     panels = [("Scan", paper)]
     if true_mask is not None:
         panels.append(("Truth", _draw_regions(paper, true_mask, scale)))
     predicted = _draw_regions(paper, mask, scale)
-    _draw_boxes(predicted, boxes, scale)
+    _draw_boxes(predicted, drawn, scale)
     panels.append(("Prediction", predicted))
 
     height, width = paper.shape[:2]
@@ -98,7 +99,7 @@ def draw_overlay(
         canvas[top : top + height, left : left + width] = panel
         cv2.rectangle(canvas, (left - 1, top - 1), (left + width, top + height), (190,) * 3)
         _text(canvas, caption, (left, top - 9), TEXT_SIZE, PALE_INK)
-    _draw_legend(canvas, boxes, top + height + 26, black)
+    _draw_legend(canvas, drawn, top + height + 26, black)
     return canvas
 
 
@@ -108,11 +109,11 @@ def save_overlay(path: Path, picture: np.ndarray) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def _as_box(box: Mapping[str, object] | tuple) -> _Box:
+def _as_box(box: Mapping[str, Any] | Box | ScoredBox) -> _Box:
     fields = dict(box) if isinstance(box, Mapping) else box._asdict()
     label = fields["label"]
     fields["label"] = CLASSES.index(label) if isinstance(label, str) else int(label)
-    return _Box(*(fields.get(name) for name in _Box._fields))
+    return _Box(**{"score": None} | {name: fields[name] for name in _Box._fields if name in fields})
 
 
 def _inverted_grey(pixels: np.ndarray, black: float) -> np.ndarray:
@@ -142,7 +143,8 @@ def _draw_boxes(panel: np.ndarray, boxes: Sequence[_Box], scale: int) -> None:
     frames = []
     for box in boxes:
         low, high = (box.xmin - 1, box.ymin - 1), (box.xmax + 1, box.ymax + 1)
-        frames.append(tuple(scale * bound for bound in (*low, *high)))
+        (left, top), (right, bottom) = low, high
+        frames.append((scale * left, scale * top, scale * right, scale * bottom))
     taken = list(frames)
     for box, (left, top, right, bottom) in zip(boxes, frames, strict=True):
         cv2.rectangle(panel, (left, top), (right - 1, bottom - 1), COLOURS[box.label], 1)
@@ -193,7 +195,7 @@ def _overlaps(place: tuple[int, int, int, int], taken: list) -> bool:
 
 def _mark_sides(panel: np.ndarray, view: str | None) -> None:
     """Write R and L where the patient's right and left are: the anterior view faces the reader."""
-    sides = {"anterior": "RL", "posterior": "LR"}.get(view, "")
+    sides = {"anterior": "RL", "posterior": "LR"}.get(view or "", "")
     for side, x in zip(sides, (10, panel.shape[1] - 24), strict=False):
         _text(panel, side, (x, 28), TITLE_SIZE, INK)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -131,7 +132,7 @@ def _read_metrics(path: Path) -> tuple[dict[str, list[dict]], int]:
             latest[record["kind"], record["step"]] = record
         except (ValueError, KeyError, TypeError):
             num_torn += 1
-    records = {"train": [], "validation": []}
+    records: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for (kind, _), record in sorted(latest.items()):
         records.setdefault(kind, []).append(record)
     return records, num_torn
@@ -299,9 +300,10 @@ def _picture(path: Path) -> str:
     caption = escape(f"{caption}{found}")
     # The name alone: a picture is never taken from outside the folder.
     picture = path.parent / Path(str(prediction.get("overlay"))).name
-    if picture.is_file():
+    pixels = cv2.imread(str(picture)) if picture.is_file() else None
+    if pixels is not None:
         # JPEG, a fifth of the PNG: counts are noise, and the page may hold several.
-        _, jpeg = cv2.imencode(".jpg", cv2.imread(str(picture)), [cv2.IMWRITE_JPEG_QUALITY, 88])
+        _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 88])
         data = base64.b64encode(jpeg.tobytes()).decode()
         image = f'<img src="data:image/jpeg;base64,{data}" alt="{caption}">'
     else:

@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 def count_findings(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
     """How many findings there are by outcome and reason; every outcome is there."""
-    counts = {outcome: Counter() for outcome in OUTCOMES}
+    counts: dict[str, Counter[str]] = {outcome: Counter() for outcome in OUTCOMES}
     for finding in findings:
         counts[finding.outcome][finding.reason] += 1
     return {outcome: dict(sorted(of_outcome.items())) for outcome, of_outcome in counts.items()}

@@ -95,8 +95,8 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     try:
         image = ts.open(spec, context=context).result().read().result()
     except ValueError as error:
-        reason = re.search(r'Error reading "jpeg": (.*?)(?: \[|$)', str(error))
-        reason = reason.group(1) if reason else "undecodable"
+        found = re.search(r'Error reading "jpeg": (.*?)(?: \[|$)', str(error))
+        reason = found.group(1) if found else "undecodable"
         raise ValueError(f"is truncated or damaged ({reason}), expected a whole JPEG") from None
     return image[..., 0]
 

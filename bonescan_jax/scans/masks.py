@@ -1,7 +1,7 @@
 """Boxes to a class mask and back: what the network learns, and what detection is scored on."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -62,7 +62,7 @@ def segment_box(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _SQUARE_3).astype(bool)
     if mask.mean() < 1:
         return mask, "percentile"
-    peak = np.unravel_index(smooth.argmax(), smooth.shape)
+    peak = np.unravel_index(np.argmax(smooth), smooth.shape)
     axes = [(np.arange(size) - at) / (size / 4) for size, at in zip(mask.shape, peak, strict=True)]
     return axes[0][:, None] ** 2 + axes[1] ** 2 <= 1, "ellipse"
 
@@ -76,7 +76,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
 
 def _largest_component(mask: np.ndarray) -> np.ndarray:
     _, components, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    return components == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    return components == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
 
 
 RECIPES = ("box", "ellipse", "otsu")
@@ -125,12 +125,13 @@ def boxes_to_mask(
             if recipe == "ellipse":
                 hot = _ellipse(ymax - ymin, xmax - xmin)
             else:
+                assert image is not None, "otsu looks at the image"
                 hot, _ = segment_box(image[ymin:ymax, xmin:xmax])
             part[hot[top - ymin : bottom - ymin, left - xmin : right - xmin]] = label
     return mask
 
 
-def most_probable_mask(probabilities: np.ndarray) -> np.ndarray:
+def most_probable_mask(probabilities: Any) -> Any:  # noqa: ANN401
     """Class numbers (…) of probabilities (…, 3), a NumPy or JAX array.
 
     A pixel is a hot spot where hot is more probable than not, whatever its class, and then of its

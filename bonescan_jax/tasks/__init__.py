@@ -61,10 +61,10 @@ def build_network(config: ml_collections.ConfigDict) -> AnyNetwork:
 
 def initial_weights(config: ml_collections.ConfigDict) -> tuple[Tree, Tree]:
     """Fresh weights and running statistics as plain dictionaries, a function of config.seed."""
-    _, params, stats = nnx.split(
-        task_of(config).build_model(config, config.seed), nnx.Param, nnx.BatchStat
-    )
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    model = task_of(config).build_model(config, config.seed)
+    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, stats = map(nnx.to_pure_dict, states)
+    return params, stats
 
 
 def predictor_row(config: ml_collections.ConfigDict, network: AnyNetwork, predictor: str) -> int:

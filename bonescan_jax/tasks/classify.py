@@ -113,9 +113,7 @@ def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) ->
     return [decode_labelled(record, size) for record in records]
 
 
-def make_predict_step(
-    network: ImageNetwork, mesh: Mesh
-) -> Callable[[Tree, jax.Array, jax.Array, jax.Array], jax.Array]:
+def make_predict_step(network: ImageNetwork, mesh: Mesh) -> jax.stages.Wrapped:
     """Jitted probabilities (B,) of being abnormal.
 
     The function takes {"params", "stats"}, images (B, H, W, V), masks of the same shape that are

@@ -92,9 +92,7 @@ def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) ->
     return [decode(record, config.data.mask) for record in records]
 
 
-def make_predict_step(
-    network: Network, mesh: Mesh
-) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
+def make_predict_step(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     """Jitted class probabilities of every head, and of their mean as the last predictor.
 
     The function takes {"params", "stats"}, images (B, H, W, V) and references (B, V), and returns
