@@ -132,7 +132,7 @@ def test_restoring_runs_no_code_from_the_files(tmp_path: Path):
     code = f"""
 import sys
 from pathlib import Path
-from tests.test_checkpoint import abstract
+from tests.runs.test_checkpoint import abstract
 from bonescan_jax.runs.checkpoint import Checkpoints, restore_average
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(event))
