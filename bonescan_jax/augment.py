@@ -1,7 +1,7 @@
-"""On-device: grey values to network input, and random changes that leave a scan a scan.
+"""Normalisation and augmentation on the device: grey values to network input.
 
-Everything random is a function of (seed, global sample index), so a sample meets the same changes
-on one device or many, and again after a restart.
+Everything random is a function of (seed, global sample index), so a sample is augmented in the
+same way on any number of devices and after a restart.
 """
 
 import math
@@ -41,18 +41,18 @@ def augment(
     seed: int,
     settings: ml_collections.ConfigDict,
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves, thins and dims each scan of a batch at random; the views of a scan alike.
+    """Applies random geometry, thinning and brightness to each scan; all views of a scan alike.
 
     Args:
         image: (B, H, W, V) uint16 grey values.
         mask: (B, H, W, V) uint8 classes.
-        gain: (B, V) grey levels a count.
+        gain: (B, V) grey levels per count.
         sample: (B,) global sample indices, the source of randomness.
         seed: config.seed.
         settings: config.augment.
 
     Returns:
-        The changed image, float32, and mask, uint8.
+        The augmented image, float32, and mask, uint8.
     """
     keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(sample)
 
@@ -72,13 +72,13 @@ def augment(
 def _move(
     key: jax.Array, image: jax.Array, mask: jax.Array, settings: ml_collections.ConfigDict
 ) -> tuple[jax.Array, jax.Array]:
-    """Flips, turns, scales and shifts (H, W, V) image and mask alike.
+    """Flips, rotates, scales and shifts (H, W, V) image and mask alike.
 
     Each target pixel takes its nearest source pixel: interpolation would smooth the Poisson noise,
-    and the net would learn a noise that no scan has.
+    and the network would learn noise that no scan has.
     """
     height, width, _ = image.shape
-    # One integer a pixel, so that both are moved at the price of one; 8 bits are the mask.
+    # One integer per pixel, so that image and mask cost one gather; the low 8 bits are the mask.
     both = (image.astype(jnp.uint32) << 8) | mask
     flip, turn, scale, shift = jax.random.split(key, 4)
     angle = jnp.deg2rad(settings.rotation) * jax.random.uniform(turn, minval=-1, maxval=1)
@@ -97,16 +97,16 @@ def _move(
 
 
 def _reflect(position: jax.Array, size: int) -> jax.Array:
-    """Nearest pixel index; beyond an edge the scan goes on as its mirror image."""
+    """Nearest pixel index; beyond an edge the scan is reflected."""
     index = jnp.abs(jnp.round(position).astype(jnp.int32))
     return jnp.clip(jnp.minimum(index, 2 * (size - 1) - index), 0, size - 1)
 
 
 def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: float) -> jax.Array:
-    """What a shorter acquisition would have shown: a share p of the counts, scaled back by 1/p.
+    """Simulates a shorter acquisition: keeps a share p of the counts and scales them by 1/p.
 
     Keeping each of n counts with probability p leaves a binomial with variance n p (1 − p); here
-    its normal approximation, in grey values of `gain` levels a count.
+    its normal approximation, in grey values of `gain` levels per count.
     """
     if not most:
         return image
@@ -117,11 +117,11 @@ def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: float) -> jax
 
 
 def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Nearly normal noise of mean 0 and variance 1, within ±3.5.
+    """Approximately normal noise of mean 0 and variance 1, within ±3.5.
 
-    JAX's own normal numbers would cost more than all else that augmentation does. This is the sum
-    of the four bytes of a hash of the pixel's number (the last steps of MurmurHash3, public
-    domain, by A. Appleby), seeded by the key; sums of four uniforms are near enough to normal.
+    `jax.random.normal` would cost more than the rest of the augmentation. This is the sum of the
+    four bytes of a hash of the pixel's number (the last steps of MurmurHash3, public domain, by
+    A. Appleby), seeded by the key; the sum of four uniform numbers is close enough to normal.
     """
     bits = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
     bits = bits * jnp.uint32(0x9E3779B1) + jax.random.bits(key)
@@ -135,7 +135,7 @@ def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _shown(key: jax.Array, views: int, probability: float) -> jax.Array:
     """(V,) uint8: 0 for the one of two views that is blanked with this probability, else 1.
 
-    A scan of one view can then be read too; nothing is to be found where nothing is shown.
+    This teaches the network to use one view alone; the mask of a hidden view is background.
     """
     if views == 1:
         return jnp.ones(1, jnp.uint8)

@@ -1,1 +1,1 @@
-"""Ahead of time: compiles the step for devices that are not here, and keeps what comes out."""
+"""Ahead-of-time compilation of the step for devices that are not attached."""

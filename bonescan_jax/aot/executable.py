@@ -1,8 +1,8 @@
-"""A compiled training step as a file: made where there is no accelerator, loaded where it runs.
+"""A compiled training step as a file: written without an accelerator, loaded where it runs.
 
-The file is a line that says what it is, a line of JSON that says what it was made of, and what XLA
-serialised. There is no pickle in it. The accelerator's runtime gets the bytes only after this
-machine has traced the same program to the letter, yet a program they are: load none of strangers.
+The file has a line that identifies the format, a line of JSON that describes the program, and XLA's
+serialised executable. It contains no pickle. It is loaded only if this machine traces exactly the
+same program. It is executable code all the same: load only files that you trust.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ def write_executable(
     compiled: jax.stages.Compiled,
     mesh: Mesh,
 ) -> int:
-    """Writes a compiled step, whole or not at all; returns the bytes written.
+    """Writes a compiled step atomically; returns the number of bytes written.
 
     Args:
         path: of the file.
-        about: for whoever reads the file's second line.
-        lowered: what was compiled, by which it is recognised.
+        about: further information for the file's second line.
+        lowered: the program that was compiled, to recognise it by.
         compiled: for the devices of the mesh.
         mesh: of the step.
     """
@@ -63,7 +63,7 @@ def load_executable(
     batch: dict[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
 ) -> Step:
-    """A function like the jitted `step` that runs what the file holds, without compiling.
+    """A function like the jitted `step` that runs the file's executable, without compiling.
 
     Args:
         path: what `write_executable` wrote.
@@ -73,8 +73,8 @@ def load_executable(
         mesh: of the step.
 
     Raises:
-        InputError: the file is not whole, or was made of another program, by other versions or
-            for other devices.
+        InputError: the file is incomplete, or holds another program, or was compiled by other
+            versions or for other devices.
     """
     header, payload = _read(path)
     lowered = step.lower(state, batch)
@@ -119,13 +119,13 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _origin(lowered: jax.stages.Lowered, mesh: Mesh) -> dict[str, Any]:
-    """What an executable depends on and can be compared."""
+    """What an executable depends on, in a form that can be compared."""
     devices = list(mesh.devices.flat)
     libraries = ["jax", "jaxlib"] + (["libtpu"] if devices[0].platform == "tpu" else [])
     return {
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "chip": devices[0].device_kind,
         "devices": [device.id for device in devices],
-        # Config, code and number of examples are in it: sizes, shardings, learning rates.
+        # Depends on config, code and number of examples: sizes, shardings, learning rates.
         "program": hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16],
     }

@@ -1,11 +1,11 @@
-"""Reads the text of a compiled TPU program: where XLA expects the cycles to go, and what moves."""
+"""Parses the text of a compiled TPU program: XLA's cycle estimates and memory traffic."""
 
 import math
 import re
 from collections import Counter
 from typing import NamedTuple
 
-# An asynchronous operation is counted at its start; what waits for it costs nothing of its own.
+# An asynchronous operation is counted at its start; waiting for it adds no cost.
 _WAITS = ("-done", "-update")
 COLLECTIVES = (
     "all-gather",
@@ -16,7 +16,7 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
-# Operations that only move or lay out what is there.
+# Operations that only move or rearrange data.
 _MOVES = frozenset({
     "bitcast", "bitcast-convert", "broadcast", "concatenate", "constant", "convert", "copy",
     "copy-start", "dynamic-slice", "dynamic-update-slice", "get-tuple-element", "iota", "pad",
@@ -45,7 +45,7 @@ class Instruction(NamedTuple):
     opcode: str
     shape: str  # of the result
     operands: tuple[str, ...]
-    cycles: int | None  # XLA's estimate; None where it gives none
+    cycles: int | None  # XLA's estimate; None if it gives none
     called: tuple[str, ...]  # computations: a fusion's, a loop's body, the branches
     condition: str  # the computation that ends a loop; empty for all else
     integer: int | None  # the value of an integer constant
@@ -60,10 +60,10 @@ class Program(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one run of a program costs on one chip, by XLA's own estimate."""
+    """Cost of running a program once on one chip, by XLA's own estimate."""
 
     cycles: Counter  # by (part of the step, kind of operation), see `part` and `kind`
-    unestimated: Counter  # how many operations of a kind XLA puts no figure on
+    unestimated: Counter  # number of operations of each kind without an estimate
     collective_bytes: Counter  # operands of collectives, by opcode
     memory_bytes: Counter  # read from and written to the chip's main memory, by kind of operation
 
@@ -125,7 +125,7 @@ def _closing(text: str, opened: int) -> int:
 
 
 def cost(program: Program) -> Cost:
-    """Adds up what XLA estimates for the entry; loops count as often as they run."""
+    """Adds up XLA's estimates for the entry; loops count as many times as they run."""
     total = Cost(*(Counter() for _ in Cost._fields))
     _add(program, program.entry, 1, total)
     return total
@@ -166,8 +166,8 @@ def _trips(program: Program, instruction: Instruction, unknown: Counter) -> int:
 def kind(program: Program, instruction: Instruction) -> str:
     """Convolutions, gathers, collectives, copies, reductions or elementwise.
 
-    A fusion is what its most telling operation is, in that order: one that holds a convolution
-    counts as that, whatever else it computes on the way.
+    A fusion has the kind of its most significant operation, in that order: one that contains a
+    convolution counts as a convolution, whatever else it computes.
     """
     opcodes = _opcodes(program, instruction)
     bare = {opcode.removesuffix("-start") for opcode in opcodes}
@@ -198,14 +198,14 @@ def part(instruction: Instruction) -> str:
 
 
 def _memory_bytes(instruction: Instruction, shapes: dict[str, str]) -> int:
-    """Bytes that an operation reads from and writes to main memory, at most.
+    """Upper bound of the bytes that an operation reads from and writes to main memory.
 
-    At most, because a fusion may read only a slice of what it is given.
+    A fusion may read only a slice of its operands.
     """
     given = [shapes[operand] for operand in instruction.operands]
     if not instruction.opcode.endswith("-start"):
         return sum(shape_bytes(shape, memory_only=True) for shape in [*given, instruction.shape])
-    # The result of a start holds what is given beside the copy, which may be a slice of it.
+    # The result of a start holds the operand beside the copy, which may be a slice of it.
     arrays = Counter(_ARRAY.findall(instruction.shape)) - Counter(_ARRAY.findall(" ".join(given)))
     copies = sorted(arrays.elements(), key=_array_bytes)[-1:]
     reads = any(not _is_elsewhere(array) for array in _ARRAY.findall(" ".join(given)))

@@ -1,4 +1,4 @@
-"""The TPU chips and slices that can be compiled for, and how libtpu opens one that is not there."""
+"""The TPU chips and slices to compile for, and their devices as libtpu describes them."""
 
 import importlib.util
 import math
@@ -16,13 +16,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What Google publishes of a TPU chip, and the clock that XLA's cycles belong to."""
+    """Google's published figures of a TPU chip, and the clock of XLA's cycles."""
 
-    flops: float  # bfloat16, a second
+    flops: float  # bfloat16, per second
     memory: float  # bytes of HBM
-    bandwidth: float  # bytes of HBM a second
-    clock: float  # cycles a second
-    options: dict[str, str]  # how libtpu is to see the chip
+    bandwidth: float  # bytes of HBM per second
+    clock: float  # cycles per second
+    options: dict[str, str]  # of libtpu, to describe the chip
     shapes: tuple[str, ...]  # of slices up to 256 chips
 
 
@@ -42,7 +42,7 @@ CHIPS = {
 
 
 def open_topology(topology: str) -> list[jax.Device]:
-    """The devices of a slice such as "v5e:2x2", which can be compiled for but not run on.
+    """The devices of a slice such as "v5e:2x2", for compilation only.
 
     Raises:
         InputError: libtpu is not installed, or there is no such slice.
@@ -53,7 +53,7 @@ def open_topology(topology: str) -> list[jax.Device]:
         raise InputError(f"--topology: found {topology!r}, expected one of {accepted}")
     if not importlib.util.find_spec("libtpu"):
         raise InputError(
-            "libtpu is not installed, which compiles for TPUs: bash launch/setup.sh tpu"
+            "libtpu, which compiles for TPUs, is not installed; run bash launch/setup.sh tpu"
         )
     sizes = [int(size) for size in shape.split("x")]
     options: dict[str, Any] = dict(CHIPS[name].options)
@@ -68,10 +68,10 @@ def open_topology(topology: str) -> list[jax.Device]:
 
 @contextmanager
 def _without_a_tpu() -> Iterator[None]:
-    """Keeps JAX from looking for a TPU, and libtpu from asking the cloud which one it runs on.
+    """Keeps JAX from looking for a TPU, and libtpu from querying the cloud's metadata server.
 
-    Libtpu reads the environment when it is loaded; afterwards it is again what it was, for the
-    processes that this one may start.
+    Libtpu reads the environment when it is loaded; afterwards the environment is restored, for
+    child processes.
     """
     jax.config.update("jax_platforms", "cpu")
     settings = {

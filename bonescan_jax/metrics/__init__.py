@@ -1,1 +1,1 @@
-"""Scores, each against its published definition. NumPy only."""
+"""Metrics, each tested against its published definition. NumPy and SciPy only."""

@@ -1,4 +1,4 @@
-"""Does the score of an image tell abnormal from normal? ROC AUC with its DeLong interval."""
+"""Image-level ROC AUC with its DeLong confidence interval."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ class Auc(NamedTuple):
     """Area under the ROC curve and its 95 % confidence interval."""
 
     auc: float
-    low: float | None  # None: fewer than two images of a class, no variance to be had
+    low: float | None  # None: fewer than two images of a class, the variance is undefined
     high: float | None
 
 
@@ -21,8 +21,8 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray, confidence: float = 0.95) ->
     normal one, ties counted half. Its variance is that of DeLong, DeLong and Clarke-Pearson 1988,
     "Comparing the areas under two or more correlated receiver operating characteristic curves",
     Biometrics 44, doi 10.2307/2531595, computed from midranks as in Sun and Xu 2014, doi
-    10.1109/LSP.2014.2337313. The interval is the normal one, cut to [0, 1]; where the classes are
-    told apart without error, the variance is 0 and the interval a single point, too narrow.
+    10.1109/LSP.2014.2337313. The interval is the normal one, cut to [0, 1]; where the
+    classes are separated perfectly, the variance is 0 and the interval a single point, too narrow.
 
     Args:
         scores: (N,) floats, higher is more abnormal.

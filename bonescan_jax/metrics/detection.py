@@ -1,12 +1,12 @@
 """Lesion-level detection: the free-response ROC curve (FROC) and the sensitivities read off it.
 
-What counts as a hit: **the centre of the predicted box lies inside the true box**. This is the rule
-of lesion-marking studies, where a mark is right if it falls on the lesion (Setio et al. 2017,
+Hit criterion: **the centre of the predicted box lies inside the true box**. This is the rule
+of lesion-marking studies, where a mark is correct if it falls on the lesion (Setio et al. 2017,
 "Validation, comparison, and combination of algorithms for automatic detection of pulmonary nodules
 in computed tomography images: the LUNA16 challenge", Med. Image Anal. 42, doi
 10.1016/j.media.2017.06.015; Chakraborty 2011, doi 10.1016/j.nima.2010.11.042). Overlap would be the
-wrong measure here: the median hot spot is boxed by 9×10 pixels by hand, and a box of the same size
-shifted by three pixels both ways, which points a reader at the right spot, has an IoU of only 0.3.
+wrong measure here: the median box drawn by hand has 9×10 pixels, and a box of the same size shifted
+by three pixels in both directions, which still points at the right spot, has an IoU of only 0.3.
 
 As in LUNA16 a lesion counts once, by the best-scored prediction on it; a further prediction on a
 lesion that was found already is ignored, neither a hit nor a false positive.
@@ -25,15 +25,15 @@ class ScoredBoxes(NamedTuple):
     """What was predicted on one scan for one class."""
 
     boxes: np.ndarray  # (N, 4) xmin, ymin, xmax, ymax in pixels; xmax and ymax are outside
-    scores: np.ndarray  # (N,) higher is surer
+    scores: np.ndarray  # (N,) higher is more confident
 
 
 class FrocCurve(NamedTuple):
-    """One point per distinct score, falling: keep the predictions that score at least as much."""
+    """One point per distinct score, descending: keep the predictions that score at least it."""
 
     scores: np.ndarray  # (K,)
-    false_positives_per_scan: np.ndarray  # (K,) not falling
-    sensitivity: np.ndarray  # (K,) share of all lesions that were found, not falling
+    false_positives_per_scan: np.ndarray  # (K,) non-decreasing
+    sensitivity: np.ndarray  # (K,) share of all lesions that were found, non-decreasing
 
 
 def froc(predictions: Sequence[ScoredBoxes], truths: Sequence[np.ndarray]) -> FrocCurve:
@@ -60,7 +60,7 @@ def froc(predictions: Sequence[ScoredBoxes], truths: Sequence[np.ndarray]) -> Fr
     scores, hits, false_positives = np.array(scored, np.float64).reshape(-1, 3).T
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
-    # Predictions of equal score come and go together: only the last of them is a point.
+    # Predictions of equal score share one threshold: only the last of them is a point.
     points = np.flatnonzero(np.diff(scores, append=-np.inf))
     return FrocCurve(
         scores[points],
@@ -76,7 +76,7 @@ def sensitivity_at(
 
     Args:
         curve: as `froc` gives it.
-        rates: false positives per scan that one is ready to accept.
+        rates: acceptable numbers of false positives per scan.
 
     Returns:
         For every rate, as a string, the sensitivity of the most sensitive point with no more false

@@ -1,8 +1,8 @@
-"""The baseline that learning must beat: everything brighter than a threshold is a hot spot.
+"""Baseline without learning: everything brighter than a threshold is a hot spot.
 
 Each foreground class has a detector of its own, `intensity >= threshold of the class`, with the one
-threshold that gives the best pooled Dice on the training scans. The detectors know nothing of each
-other, so their regions overlap: brightness cannot tell abnormal from normal, which is the point.
+threshold that gives the best pooled Dice on the training scans. The detectors are
+independent, so their regions overlap: brightness alone does not tell abnormal from normal.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from bonescan_jax.scans import CLASSES
 class BestThreshold(NamedTuple):
     """One class's detector and the pooled Dice that it reaches on the scans it was fitted to."""
 
-    threshold: float | None  # None: no scan held the class, nothing is ever predicted
+    threshold: float | None  # None: no scan contained the class, and it is never predicted
     training_dice: float | None
 
 
@@ -38,7 +38,7 @@ class ThresholdBaseline:
         """Add a batch.
 
         Args:
-            intensity: (B, H, W) floats in [0, limit]; what lies outside counts as the nearer end.
+            intensity: (B, H, W) floats in [0, limit]; values outside are clipped.
             mask: (B, H, W) integers, true classes.
         """
         low, high = self.edges[[0, -1]]
@@ -53,7 +53,7 @@ class ThresholdBaseline:
 
         Returns:
             By name of the class its threshold and the Dice that it has on what was accumulated.
-            Of equally good thresholds the lowest.
+            Among equally good thresholds, the lowest.
         """
         # Pixels at or above each edge, by class: what a threshold there would predict.
         above = np.cumsum(self.counts[:, ::-1], axis=1)[:, ::-1]
@@ -71,7 +71,7 @@ class ThresholdBaseline:
 
 
 def detect(intensity: np.ndarray, threshold: float | None) -> np.ndarray:
-    """Return, shaped like `intensity`, True where one class's detector sees that class."""
+    """Return, shaped like `intensity`, True where a class's detector predicts that class."""
     if threshold is None:
         return np.zeros(intensity.shape, bool)
     return np.asarray(intensity, np.float32) >= np.float32(threshold)

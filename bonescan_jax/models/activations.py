@@ -1,4 +1,4 @@
-"""What packed nodes hand each other: raw convolution outputs that are normalised when read."""
+"""Activations of the packed network: raw convolution outputs that are normalised when read."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ Line = tuple[jax.Array, jax.Array]  # multiplier and offset
 
 
 class Plan(NamedTuple):
-    """What stays the same over a run: the net and how it is computed."""
+    """What does not change during a run: the network and how it is computed."""
 
     levels: int
     supervised: tuple[int, ...]
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     dtype: Any
     cells: tuple[Cell, ...]  # of each row
     size: Cell  # height and width of the images
-    shards: int  # in how many equal parts devices hold the batch
+    shards: int  # equal parts that the devices split the batch into
 
     @property
     def per_image(self) -> bool:
@@ -33,12 +33,12 @@ class Plan(NamedTuple):
         return self.norm in ("group", "instance")
 
     def pixels(self, row: int) -> int:
-        """Of an image in this row."""
+        """Number of pixels of an image in this row."""
         return (self.size[0] >> row) * (self.size[1] >> row)
 
 
 class Activation(NamedTuple):
-    """What a node reads: max(raw · multiplier + offset, 0), or raw itself without a line.
+    """Input of a node: max(raw · multiplier + offset, 0), or raw itself without a line.
 
     raw is (rows, columns, batch, lanes), the others float32 (1 or batch, lanes).
     """
@@ -47,12 +47,12 @@ class Activation(NamedTuple):
     line: Line | None = None
 
     def read(self) -> jax.Array:
-        """The activation; whoever computes with it does this on the way."""
+        """The values; XLA fuses this into whatever reads them."""
         return read_all([self])
 
 
 def read_all(sources: Sequence[Activation]) -> jax.Array:
-    """Activations side by side in the lanes."""
+    """Concatenates activations along the lanes."""
     raw = jnp.concatenate([source.raw for source in sources], -1)
     if all(source.line is None for source in sources):
         return raw
@@ -72,7 +72,7 @@ def read_all(sources: Sequence[Activation]) -> jax.Array:
 
 
 class Stage(NamedTuple):
-    """A convolution's output on its way through norm and ReLU."""
+    """Normalisation and ReLU of a convolution's output, forward and backward."""
 
     plan: Plan
     row: int
@@ -83,13 +83,13 @@ class Stage(NamedTuple):
         return self.plan.cells[self.row]
 
     def sums(self, x: jax.Array) -> jax.Array:
-        """Of each channel over the batch, or over each image where the norm is per image."""
+        """Sums per channel over the batch, or over each image where the norm is per image."""
         axes = (0, 1) if self.plan.per_image else tuple(range(x.ndim - 1))
         total = x.astype(jnp.float32).sum(axes)
         return total.reshape(*total.shape[:-1], math.prod(self.cell), -1).sum(-2)
 
     def count(self, x: jax.Array) -> int:
-        """Pixels that a sum is over."""
+        """Number of pixels that a sum is over."""
         pixels = self.plan.pixels(self.row)
         return pixels if self.plan.per_image else pixels * x.shape[2]
 
@@ -100,7 +100,7 @@ class Stage(NamedTuple):
         return normalisation_line(self.plan.norm, weights, moments, running)
 
     def moments(self, raw: jax.Array) -> Moments:
-        """Of each channel; pixels outside are zero."""
+        """Mean and mean square per channel; pixels outside the image must be zero."""
         wide = raw.astype(jnp.float32)
         return self.sums(wide) / self.count(raw), self.sums(wide * wide) / self.count(raw)
 
@@ -110,12 +110,12 @@ class Stage(NamedTuple):
         return jnp.tile(values, (1, math.prod(self.cell)))
 
     def activation(self, raw: jax.Array, line: Line) -> Activation:
-        """What the line of a norm makes of it, then rectified."""
+        """A raw output with the line that normalises it when it is read."""
         multiplier, offset = line
         return Activation(raw, (self.lanes(multiplier), self.lanes(offset)))
 
     def gradient_sums(self, gradient: jax.Array, raw: jax.Array) -> Moments:
-        """Of gradients of raw · multiplier + offset: those of offset and multiplier."""
+        """Gradients of offset and multiplier from that of raw · multiplier + offset."""
         product = gradient.astype(jnp.float32) * raw.astype(jnp.float32)
         return self.sums(gradient), self.sums(product)
 

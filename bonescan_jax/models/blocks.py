@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 NORMS = ("none", "batch", "group", "instance")
 GROUPS = 8  # channels of a row are split into as many groups, or fewer where it has fewer channels
 EPSILON = 1e-5
-BATCH_MOMENTUM = 0.9  # share of the old running statistics that a step keeps
+BATCH_MOMENTUM = 0.9  # weight of the old running statistics in each update
 
-# What is kept for the backward pass where the rest is computed again (config.model.remat).
+# The activations saved for the backward pass when the rest is rematerialised (config.model.remat).
 CONVOLUTION = "convolution"
 
 # Zhou et al. use he-normal for every convolution.
@@ -70,7 +70,7 @@ class Norm(nnx.Module):
         return (wide * multiplier + offset).astype(x.dtype)
 
     def track(self, mean: jax.Array, square: jax.Array) -> None:
-        """Moves the running statistics of batch normalisation towards a batch's first moments."""
+        """Updates the running statistics of batch normalisation from a batch's moments."""
         variance = jnp.maximum(square - mean**2, 0.0)
         for running, new in ((self.mean, mean), (self.variance, variance)):
             kept = BATCH_MOMENTUM * running[...] + (1 - BATCH_MOMENTUM) * new
@@ -83,7 +83,7 @@ def normalisation_line(
     moments: tuple[jax.Array, jax.Array],
     running: dict[str, jax.Array] | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a normalisation multiplies each channel with, and what it then adds.
+    """The multiplier and the offset of each channel that a normalisation amounts to.
 
     Args:
         kind: batch, group or instance.
@@ -111,15 +111,15 @@ def normalisation_line(
 
 
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """In float32, as then the gradient of the bias is: a CPU loses most of a sum in bfloat16."""
+    """Adds in float32, so that the bias's gradient is too: a CPU loses most of a bfloat16 sum."""
     return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 class Conv3x3(nnx.Module):
-    """3×3 convolution, zero padding, over the channels of several sources side by side.
+    """3×3 convolution with zero padding over several inputs, as if they were concatenated.
 
-    The sources are never concatenated: convolution is linear in its input channels, so the kernel
-    is cut instead of the activations being copied together.
+    They never are: convolution is linear in its input channels, so the kernel is split instead of
+    the activations being copied together.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ class Conv3x3(nnx.Module):
 
 
 class ConvBlock(nnx.Module):
-    """(3×3 convolution, normalisation if any, ReLU) twice: one node of the nets."""
+    """(3×3 convolution, normalisation if any, ReLU) twice: one node of the networks."""
 
     def __init__(
         self, in_channels: int, channels: int, norm: str, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
-        # A bias before a normalisation would be subtracted again.
+        # The normalisation would subtract a bias again.
         use_bias = norm == "none"
         self.conv1 = Conv3x3(in_channels, channels, use_bias, dtype, rngs)
         self.conv2 = Conv3x3(channels, channels, use_bias, dtype, rngs)
@@ -174,8 +174,8 @@ class ConvBlock(nnx.Module):
 class UpConv(nnx.Module):
     """2×2 transposed convolution of stride 2, bias, no activation.
 
-    Windows of stride 2 do not overlap, so it is matrix products to four times the channels and a
-    depth-to-space, which needs no neighbour and so no communication on a spatial mesh.
+    Windows of stride 2 do not overlap, so this is a matrix product to four times the channels and a
+    depth-to-space. It needs no neighbouring pixels, and so no communication on a spatial mesh.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class UpConv(nnx.Module):
         """(B, H, W, in_channels) to (B, 2H, 2W, out_channels)."""
         batch, height, width, _ = x.shape
         kernel, x = self.kernel[...].astype(self.dtype), x.astype(self.dtype)
-        # One product for each of the two output rows: it leaves their pixels in order, and only
+        # One product for each of the two output rows leaves their pixels in order, so that only
         # whole rows have to be moved.
         rows = [jnp.einsum("bhwc,xcf->bhwxf", x, taps) for taps in kernel]
         rows = [row.reshape(batch, height, 1, 2 * width, -1) for row in rows]
@@ -201,7 +201,7 @@ class UpConv(nnx.Module):
 
 
 class Head(nnx.Module):
-    """1×1 convolution to class logits, which leave in float32."""
+    """1×1 convolution to float32 class logits."""
 
     def __init__(
         self, in_channels: int, num_classes: int, dtype: DTypeLike, rngs: nnx.Rngs
@@ -225,7 +225,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     """2×2 max-pool of stride 2: (B, H, W, C) to (B, H/2, W/2, C); H and W must be even."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    # Not `max` of both axes, whose gradient counts the equal maxima first.
+    # Not `max` over both axes: its gradient first counts equal maxima.
     x = jnp.maximum(x[:, :, 0], x[:, :, 1])
     return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
 

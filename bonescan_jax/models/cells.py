@@ -2,13 +2,13 @@
 
 A TPU's registers and matrix units are 128 channels wide, so an image with 32 channels would leave
 three quarters of them empty. Here a cell of 2×2 pixels counts as one pixel with 4 · 32 channels,
-and a 3×3 kernel is expanded, inside the graph, to the kernel that does the same to whole cells.
+and a 3×3 kernel is expanded, inside the graph, to the equivalent kernel on cells.
 
 Arrays are (rows, columns, batch, lanes): lanes are the pixels of a cell, row by row, times the
 channels. A cell of 2×2 pixels needs the 4×4 pixels around it for a 3×3 convolution: nine cells of
 its own grid, but only four of a grid that is shifted by one pixel. So of two convolutions the first
-leads to the shifted grid and the second back. The shifted grid has one cell more each way, and its
-outermost pixels lie outside the image.
+maps to the shifted grid and the second back. The shifted grid has one more cell in each direction,
+and its outermost pixels lie outside the image.
 """
 
 import functools
@@ -27,7 +27,7 @@ Cell = tuple[int, int]  # rows and columns of pixels in a cell
 
 
 def choose_cells(widths: Sequence[int], height: int, width: int) -> tuple[Cell, ...]:
-    """The cell of each row of the net: as many pixels as fill the lanes, wider than high.
+    """The cell of each row of the network: as many pixels as fill the lanes, wider than high.
 
     A cell is at most twice as high and wide as that of the row below, so that no pooled or
     up-convolved cell has to be taken apart, and divides the image.
@@ -58,10 +58,10 @@ def pack(x: jax.Array, cell: Cell) -> jax.Array:
 
 
 class Axis(NamedTuple):
-    """How a 3-wide convolution goes along one axis."""
+    """One axis of a 3×3 convolution on cells."""
 
     pixels: int  # in a cell
-    to_shifted: bool  # to the shifted grid, or back; no difference where cells are single pixels
+    to_shifted: bool  # to the shifted grid, or back; the same for cells of one pixel
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def axes_of(cell: Cell, to_shifted: bool) -> Axes:
 
 
 def expand_kernel(kernel: jax.Array, axes: Axes) -> jax.Array:
-    """(3, 3, I, O) to (cells down, cells across, pixels · I, pixels · O), the same for cells."""
+    """(3, 3, I, O) to the kernel on cells (cells down, cells across, pixels · I, pixels · O)."""
     down, across = (jnp.asarray(axis.selection(), kernel.dtype) for axis in axes)
     kernel = jnp.einsum("yitp,xjuq,tuco->yxijcpqo", down, across, kernel)
     size = kernel.shape
@@ -100,15 +100,15 @@ def convolve(x: jax.Array, kernel: jax.Array, axes: Axes) -> jax.Array:
 
 
 def transposed(kernel: jax.Array) -> jax.Array:
-    """The kernel that leads gradients back: `convolve` it along the axes of the other way."""
+    """The kernel for gradients: `convolve` with it along the axes of the opposite direction."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def correlate(x: jax.Array, gradient: jax.Array, axes: Axes) -> jax.Array:
     """The gradient of `convolve` with respect to its expanded kernel, float32."""
     to_shifted = axes[0].to_shifted
-    # The smaller array slides over the larger: the other way round, which is what a transpose
-    # would do, XLA reverses a whole activation first.
+    # The smaller array slides over the larger. The other way round, which is what a transpose does,
+    # XLA first reverses a whole activation.
     still, sliding = (gradient, x) if to_shifted else (x, gradient)
     result = jax.lax.conv_general_dilated(
         still,
@@ -142,9 +142,9 @@ def blank_outside(x: jax.Array, cell: Cell) -> jax.Array:
 
 
 def expand_up_kernel(kernel: jax.Array, source: Cell, target: Cell) -> jax.Array:
-    """(2, 2, I, O) of a transposed convolution to that of cells.
+    """Expands a transposed convolution's kernel (2, 2, I, O) to the kernel on cells.
 
-    Each source cell becomes some whole target cells: (cells down, cells across, lanes, lanes).
+    Each source cell becomes several whole target cells: (cells down, cells across, lanes, lanes).
     """
 
     def selection(size: int, result: int) -> jax.Array:
@@ -159,7 +159,7 @@ def expand_up_kernel(kernel: jax.Array, source: Cell, target: Cell) -> jax.Array
 
 
 def up_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Every cell becomes as many as the expanded kernel has."""
+    """Transposed convolution: every cell becomes as many as the expanded kernel has."""
     high, wide = kernel.shape[:2]
     return jax.lax.conv_general_dilated(
         x,
@@ -173,7 +173,7 @@ def up_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def down_convolve(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The transpose of `up_convolve`: leads gradients back to the smaller image."""
+    """The transpose of `up_convolve`: takes gradients back to the lower resolution."""
     return jax.lax.conv_general_dilated(
         gradient,
         kernel.swapaxes(2, 3),
@@ -193,13 +193,13 @@ def correlate_up(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _exact(x: jax.Array) -> jax.lax.Precision | None:
-    """A TPU rounds float32 factors to bfloat16 unless it is told not to."""
+    """Full precision for float32, whose factors a TPU would round to bfloat16."""
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def max_pool(x: jax.Array, source: Cell, target: Cell) -> jax.Array:
     """2×2 max-pool of stride 2, from the cells of one row to those of the next."""
-    # Between cells along an axis where these are single pixels ...
+    # Between cells along an axis where cells are single pixels ...
     window = (*(2 // min(size, 2) for size in source), 1, 1)
     lowest = jnp.array(-jnp.inf, x.dtype)
     x = jax.lax.reduce_window(x, lowest, jax.lax.max, window, window, "VALID")
@@ -228,7 +228,7 @@ def _pairs(source: int, target: int) -> np.ndarray:
 def max_pool_backward(
     x: jax.Array, pooled: jax.Array, gradient: jax.Array, source: Cell, target: Cell
 ) -> jax.Array:
-    """The gradient of x from that of what `max_pool` made of it; equal maxima share it."""
+    """The gradient of `max_pool` with respect to its input; equal maxima share it."""
     same = jnp.eye(pooled.shape[-1] // math.prod(target), dtype=x.dtype)
     spread = expand_up_kernel(jnp.broadcast_to(same, (2, 2, *same.shape)), target, source)
     largest = x == up_convolve(pooled, spread)

@@ -32,16 +32,16 @@ class InsideBlock(ConvBlock):
 class Classifier(nnx.Module):
     """X^{0,0} … X^{levels,0} of UNet++, then mean and maximum over the image, then a logit.
 
-    A lesion is a few pixels of an image: the maximum sees it wherever it lies; the mean says what
-    is usual in this image.
+    A lesion covers a few pixels of an image: the maximum detects it wherever it lies, the mean
+    describes the rest of the image.
 
     Args:
         in_channels: channels of the input.
         filters: channels of row 0, 1, …; rows beyond `levels` are not built.
-        levels: how often the image is halved.
+        levels: how many times the image is halved.
         norm: none, batch, group or instance.
-        dropout: share of the pooled features that training hides.
-        dtype: what activations are computed in; parameters are float32.
+        dropout: dropout rate of the pooled features in training.
+        dtype: of the activations; parameters are float32.
         rngs: source of the initial weights.
 
     Raises:
@@ -68,8 +68,8 @@ class Classifier(nnx.Module):
             for row in range(levels + 1)
         }
         self.nodes = nnx.Dict(nodes)
-        # Most images are normal. At even odds the first steps would teach every feature to say so,
-        # and none to see a hot spot. (Lin et al., arXiv 1708.02002, start from a prior as well.)
+        # Most images are normal. From even odds, the first steps would teach every feature just
+        # that, and none to detect a hot spot. (Lin et al., arXiv 1708.02002, also start from a prior.)
         self.kernel = nnx.Param(jnp.zeros((2 * filters[levels], 1)))
         self.bias = nnx.Param(jnp.full(1, PRIOR_LOGIT))
 
@@ -80,9 +80,9 @@ class Classifier(nnx.Module):
 
         Args:
             x: images (B, H, W, in_channels); H and W multiples of 2**levels.
-            inside: (B, H, W) bool, where the array holds image; elsewhere x counts for nothing.
+            inside: (B, H, W) bool, where the array holds image and not padding.
             train: normalise with the batch's own statistics and track them.
-            key: of dropout; needed where `train` and `dropout` are set.
+            key: for dropout; required if `train` and `dropout` are set.
 
         Returns:
             (B,) float32.

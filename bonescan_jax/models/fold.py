@@ -7,14 +7,14 @@ from bonescan_jax.models.blocks import EPSILON, Conv3x3, ConvBlock, Norm
 
 
 def fold_batch_norm(model: nnx.Module) -> None:
-    """Makes each convolution do what the batch norm behind it would do with running statistics.
+    """Folds each batch norm, with its running statistics, into the convolution before it.
 
-    These are constant in inference, so scale and offset go into kernel and bias, and no pass over
-    the activations is left. Other norms stay as they are. It costs one multiplication a weight,
-    nothing beside a convolution that uses each weight on every pixel.
+    The statistics are constant in inference, so scale and offset go into kernel and bias, which
+    saves a pass over the activations. Other norms stay as they are. The cost is one multiplication
+    per weight, negligible beside a convolution, which uses each weight at every pixel.
 
     Args:
-        model: any of the nets, changed in place; then for inference only.
+        model: any of the networks, changed in place and from then on for inference only.
     """
     for _, block in nnx.iter_graph(model):
         if not isinstance(block, ConvBlock) or block.norm1 is None or block.norm2 is None:
@@ -29,4 +29,4 @@ def _fold(convolution: Conv3x3, norm: Norm) -> None:
     multiplier = norm.scale[...] * jax.lax.rsqrt(norm.variance[...] + EPSILON)
     convolution.kernel = nnx.Param(convolution.kernel[...] * multiplier)
     bias = nnx.Param(norm.bias[...] - norm.mean[...] * multiplier)
-    convolution.bias = nnx.data(bias)  # there was none: told, that it holds an array now
+    convolution.bias = nnx.data(bias)  # it was None: tells nnx that it holds an array now

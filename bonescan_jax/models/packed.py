@@ -1,8 +1,9 @@
 """UNet++ computed on cells of pixels: the same weights and results, several times faster on a TPU.
 
-What a TPU is slow at is moving activations, so the backward pass is written out: each convolution
-output is stored once, as it comes, and whoever reads it normalises and rectifies it on the way; the
-gradient of an activation is one convolution over all nodes that read it, not a sum of several.
+A TPU is slow at moving activations, so the backward pass is written by hand: each convolution
+output is stored once, before normalisation, and the operations that read it normalise and rectify
+it; the gradient of an activation is one convolution over all nodes that read it, not a sum of
+several.
 """
 
 import functools
@@ -44,7 +45,7 @@ NodeName = tuple[int, int]  # row and column
 
 
 class Node(NamedTuple):
-    """What a node leaves for those that read it, and for the backward pass."""
+    """Results of a node, for the nodes that read it and for the backward pass."""
 
     sources: list[Activation]
     first: Activation  # of its two convolutions
@@ -53,32 +54,32 @@ class Node(NamedTuple):
 
 
 def _expand(kernel: jax.Array, sources: int, cell: Cell, to_shifted: bool) -> jax.Array:
-    """The kernel for the cells of so many sources, side by side in the lanes."""
+    """Expands a kernel for the cells of several sources, concatenated along the lanes."""
     axes = axes_of(cell, to_shifted)
     parts = jnp.split(kernel, sources, 2)
     return jnp.concatenate([expand_kernel(part, axes) for part in parts], 2)
 
 
 def _norm_weights(weights: Tree, number: int) -> Tree:
-    """Of the norm after a convolution, or of the convolution's bias where there is none."""
+    """Weights of the norm after a convolution, or the convolution's bias without a norm."""
     return weights.get(f"norm{number}", {"bias": weights[f"conv{number}"].get("bias")})
 
 
 class Part(NamedTuple):
-    """Sources side by side that one convolution reads."""
+    """Concatenated sources that one convolution reads."""
 
     x: jax.Array
     sources: int
 
 
 def _read_parts(sources: Sequence[Activation]) -> list[Part]:
-    """Sources side by side, at most four together: more of them XLA copies before it reads."""
+    """Concatenates sources, at most four at a time: XLA would copy more before reading them."""
     groups = [sources[start : start + 4] for start in range(0, len(sources), 4)]
     return [Part(read_all(group), len(group)) for group in groups]
 
 
 def _kernels(kernel: jax.Array, parts: Sequence[Part]) -> list[jax.Array]:
-    """What of a kernel belongs to each part."""
+    """Splits a kernel into the slices for each part."""
     counts = [part.sources for part in parts]
     channels = kernel.shape[2] // sum(counts)
     cuts = [channels * cut for cut in itertools.accumulate(counts[:-1])]
@@ -104,7 +105,7 @@ def _convolution(
         )
         for part, own in zip(parts, _kernels(kernel, parts), strict=True)
     )
-    # What is stored is not blanked, or XLA would store it both ways.
+    # The stored output is not blanked, or XLA would store both versions.
     moments = stage.moments(blank_outside(raw, stage.cell) if to_shifted else raw)
     running = running and running[f"norm{number}"]
     line = stage.line(_norm_weights(weights, number), moments, running)
@@ -119,7 +120,7 @@ def _node(stage: Stage, weights: Tree, sources: list[Activation], running: Tree 
 
 
 def _pool(plan: Plan, row: int, above: Activation) -> Activation:
-    """Max-pool from the row above: of what it read, and normalised when it is read in turn."""
+    """Max-pool from the row above, of its raw output; normalised when it is read."""
     cells = plan.cells[row - 1], plan.cells[row]
     assert above.line is not None  # what a node gives has one
     multiplier, offset = above.line
@@ -132,9 +133,10 @@ def _pool(plan: Plan, row: int, above: Activation) -> Activation:
 
 
 def _rising(activation: Activation) -> jax.Array:
-    """Its raw values, turned round where it falls as they rise: their maxima are its maxima.
+    """The raw values, negated where the multiplier is, so that they have the same maxima.
 
-    Exactly, in whichever pass XLA computes this: the backward pass must find the same maxima.
+    The result is exact in whichever pass XLA computes it: the backward pass must find the same
+    maxima.
     """
     assert activation.line is not None
     return jnp.where(activation.line[0] < 0, -activation.raw, activation.raw)
@@ -152,15 +154,15 @@ def _up_kernel(plan: Plan, row: int, weights: Tree) -> jax.Array:
     return expand_up_kernel(kernel, plan.cells[row + 1], plan.cells[row])
 
 
-# XLA computes one factor of a product on the way. So that this is the activation, which is then
-# never written, what else it could take is held back: the small kernel, and a bias behind.
+# XLA fuses the computation of one factor into a product. A barrier around the other candidates, the
+# small kernel and the bias, makes it choose the activation, which is then never written to memory.
 _hold_back = jax.lax.optimization_barrier
 
 
 def _matrix(plan: Plan, x: jax.Array) -> jax.Array:
     """(rows, columns, batch, lanes) to (cells, lanes).
 
-    The cells of one shard after those of another, so that nothing moves between devices.
+    The cells of each shard stay together, so that nothing moves between devices.
     """
     rows, columns, batch, lanes = x.shape
     x = x.reshape(rows, columns, plan.shards, batch // plan.shards, lanes)
@@ -169,8 +171,8 @@ def _matrix(plan: Plan, x: jax.Array) -> jax.Array:
 
 def _read_matrix(plan: Plan, source: Activation) -> jax.Array:
     """An activation as (cells, lanes)."""
-    # Read after the reshape where the line is the same for all images: then XLA reads on the way,
-    # if it does not find the reshape in between.
+    # Where the line is the same for all images, normalise after the reshape: XLA then fuses it into
+    # the product, as long as a barrier hides the reshape.
     if plan.per_image:
         return _matrix(plan, source.read())
     return Activation(_hold_back(_matrix(plan, source.raw)), source.line).read()
@@ -187,7 +189,7 @@ def _expand_head(plan: Plan, kernel: jax.Array) -> jax.Array:
 def _head(plan: Plan, weights: Tree, source: Activation) -> jax.Array:
     """Float32 logits (classes, pixels of a cell, cells) of an activation.
 
-    The cells lie last, side by side in the lanes, which 3 classes would waste.
+    The cells come last, along the lanes, which 3 classes would waste.
     """
     kernel = _hold_back(_expand_head(plan, weights["kernel"].astype(plan.dtype)))
     x = _read_matrix(plan, source)
@@ -202,7 +204,7 @@ def _forward(
     """Logits of every head, and every node.
 
     Args:
-        plan: of the net.
+        plan: of the network.
         weights: its parameters.
         x: images (B, H, W, in_channels).
         running: the running statistics to normalise with, or None for those of the batch.
@@ -252,11 +254,11 @@ def _train_forward(plan: Plan, weights: Tree, x: jax.Array) -> tuple[Tree, Tree]
 def _train_backward(plan: Plan, saved: Tree, gradients: Tree) -> tuple[Tree, jax.Array]:
     """Gradients of weights and images, node by node, each after all that read it."""
     weights, image, nodes = saved
-    # Else XLA would write what the forward pass read on the way, for the backward pass to take.
+    # Otherwise XLA would store the normalised activations of the forward pass for this one.
     nodes, gradients = jax.lax.optimization_barrier((nodes, gradients))
     to_logits = dict(zip(plan.supervised, gradients[0], strict=True))
     to_weights: Tree = {"nodes": {}, "ups": {}, "heads": {}}
-    to_first: dict[NodeName, jax.Array] = {}  # gradients of what the first convolutions give
+    to_first: dict[NodeName, jax.Array] = {}  # gradients of the first convolutions' outputs
     terms: dict[NodeName, list[jax.Array]] = {name: [] for name in nodes}
     for row, column in reversed(node_order(plan.levels)):
         node, name = nodes[row, column], f"{row}_{column}"
@@ -309,11 +311,11 @@ def _from_readers(
     """The gradient of an activation: one convolution over the nodes that read it.
 
     Args:
-        plan: of the net.
-        row: of the activation and of those who read it.
+        plan: of the network.
+        row: of the activation and of the nodes that read it.
         place: of the activation among their sources.
         weights: of all nodes.
-        to_first: the gradients of what the first convolutions give.
+        to_first: the gradients of the first convolutions' outputs.
         readers: the nodes.
     """
     cell, kernels = plan.cells[row], []
@@ -337,12 +339,12 @@ def _through_relu(gradient: jax.Array, activation: Activation) -> jax.Array:
 def _node_backward(
     stage: Stage, weights: Tree, node: Node, gradient: jax.Array
 ) -> tuple[Tree, jax.Array]:
-    """Gradients of the weights of a node and of what its first convolution gives.
+    """Gradients of the weights of a node and of its first convolution's output.
 
     Args:
         stage: of its row.
         weights: its parameters.
-        node: what it left.
+        node: its results.
         gradient: of its activation, or as a matrix where nothing but a head reads it.
     """
     cell, to_weights = stage.cell, {}
@@ -374,11 +376,11 @@ def _node_backward(
     if gradient.ndim == node.second.raw.ndim:
         gradient = _through_relu(gradient, node.second)
         sums = stage.gradient_sums(gradient, node.second.raw)
-    else:  # as long as it is a matrix, XLA takes the sums in the pass of the head's product
+    else:  # in matrix form, XLA computes the sums in the same pass as the head's product
         raw = _hold_back(_matrix(stage.plan, node.second.raw))
         gradient = _through_relu(gradient, Activation(raw, node.second.line))
         sums = stage.gradient_sums(gradient, raw)
-        # Held back, or XLA would store it in float32, as it is read next.
+        # The barrier keeps XLA from storing it in float32, the type it is read in next.
         gradient = _from_matrix(stage.plan, _hold_back(gradient), node.second.raw)
     to_second = through_norm(2, gradient, node.second, sums)
     between = Part(blank_outside(node.first.read(), cell), 1)
@@ -395,7 +397,7 @@ def _node_backward(
 def _head_backward(
     plan: Plan, weights: Tree, source: Activation, gradient: jax.Array
 ) -> tuple[Tree, jax.Array]:
-    """Gradients of the weights of a head and, as a matrix, of what it reads."""
+    """Gradients of the weights of a head and, as a matrix, of its input."""
     expand = functools.partial(_expand_head, plan)
     kernel = _hold_back(expand(weights["kernel"].astype(plan.dtype)))
     to_logits = _hold_back(gradient.reshape(len(kernel), -1).astype(plan.dtype))
@@ -409,7 +411,7 @@ def _head_backward(
 def _up_backward(
     plan: Plan, row: int, weights: Tree, below: Activation, gradient: jax.Array
 ) -> tuple[Tree, jax.Array]:
-    """Gradients of the weights of an up-convolution and of what it reads."""
+    """Gradients of the weights of an up-convolution and of its input."""
     cells = plan.cells[row + 1], plan.cells[row]
     pull = jax.linear_transpose(lambda kernel: expand_up_kernel(kernel, *cells), weights["kernel"])
     (to_kernel,) = pull(correlate_up(below.read(), gradient))
@@ -419,7 +421,7 @@ def _up_backward(
     return {"kernel": to_kernel, "bias": to_bias}, term
 
 
-# ---- the net -------------------------------------------------------------------------------------
+# ---- the network ---------------------------------------------------------------------------------
 
 
 def apply(
@@ -428,10 +430,10 @@ def apply(
     """Logits of every head, those of `model(x, train)` with their classes and cells first.
 
     Args:
-        model: the net, with the weights of the plain one; its running statistics are updated.
+        model: the network, with its plain weights; its running statistics are updated.
         x: images (B, H, W, in_channels); H and W multiples of 2**levels.
         train: normalise with the batch's own statistics and track them.
-        shards: in how many equal parts devices hold the batch.
+        shards: equal parts that the devices split the batch into.
 
     Returns:
         For each supervised column float32 (num_classes, pixels of a cell, cells), and the cell;
@@ -480,7 +482,7 @@ def pack_mask(mask: jax.Array, cell: Cell, shards: int) -> jax.Array:
         shards, batch // shards, height // rows, rows, width // columns, columns, views
     )
     mask = mask.transpose(6, 3, 5, 0, 2, 4, 1)
-    # Held here: XLA would transpose what the losses make of it, once for each class and way.
+    # Without the barrier XLA would transpose the losses' results, once per class and direction.
     return _hold_back(mask.reshape(views, rows * columns, -1))
 
 

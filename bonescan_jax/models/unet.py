@@ -18,7 +18,7 @@ from bonescan_jax.models.blocks import (
 
 
 class UNet(nnx.Module):
-    """Encoder and decoder with one skip connection a row, in UNet++'s own blocks.
+    """Encoder and decoder with one skip connection per row, built from UNet++'s blocks.
 
     Arguments and errors are those of `UNetPlusPlus`; there is one head, so no deep supervision.
     """

@@ -29,10 +29,10 @@ class UNetPlusPlus(nnx.Module):
         in_channels: channels of the input.
         num_classes: classes of each head's logits.
         filters: channels of row 0, 1, …; rows beyond `levels` are not built.
-        levels: depth L1 … L4 of the paper: how often the image is halved.
+        levels: depth, L1 … L4 of the paper: how many times the image is halved.
         norm: none (as the authors), batch, group or instance.
         deep_supervision: a head on every X^{0,j} instead of on the last only.
-        dtype: what activations are computed in; parameters are float32.
+        dtype: of the activations; parameters are float32.
         rngs: source of the initial weights.
 
     Raises:
@@ -100,13 +100,13 @@ def node_order(levels: int) -> list[tuple[int, int]]:
 
 
 def prune(model: UNetPlusPlus, level: int) -> UNetPlusPlus:
-    """The fast mode: a copy of the given net cut down to `level` levels and the head there.
+    """A copy of the network pruned to `level` levels and the head there: the paper's fast mode.
 
-    Its output equals that head of the whole net, and the nodes that only deeper heads need are
-    not there, so it really is cheaper.
+    Its output equals that of the same head in the whole network. Nodes that only deeper heads need
+    are removed, so it is cheaper.
 
     Raises:
-        ValueError: the net has no head at that level.
+        ValueError: the network has no head at that level.
     """
     if level not in model.supervised:
         heads = ", ".join(map(str, model.supervised))

@@ -1,4 +1,4 @@
-"""The reader of simulated scans: boxes the hot spots that a person would see and call hot."""
+"""The simulated annotator: boxes the hot spots that a person would see and call hot."""
 
 import numpy as np
 from scipy import ndimage
@@ -9,7 +9,7 @@ from bonescan_jax.scans.counts import bone_reference
 
 EDGE = 0.4  # a hot spot reaches to this fraction of its own peak: what a person would box
 # What a person would see and call hot: contrast over the ordinary uptake there, signal to noise
-# (Rose: 5 is just seen), and brightness relative to bone, since a faint spot on a dim bone is none.
+# (Rose: 5 is just seen), and brightness relative to bone: a faint spot on a dim bone is not hot.
 MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 8.0, 1.2
 MERGE = 8.0  # pixels, 18 mm
 
@@ -20,15 +20,16 @@ Seen = tuple[HotSpot, np.ndarray, int, int]
 def _is_visible(
     spot: np.ndarray, around: np.ndarray, ordinary: np.ndarray, bone: float, kind: str
 ) -> bool:
-    """Return whether a reader would mark a hot spot.
+    """Return whether a person would mark a hot spot.
 
     Args:
       spot: its own expected counts.
-      around: expected counts of all else at the same pixels.
-      ordinary: what of them is no hot spot: of two foci in one joint neither hides the other.
+      around: expected counts of everything else at the same pixels.
+      ordinary: those of them outside hot spots, so that two foci in one joint do not hide each
+        other.
       bone: expected counts of bone in this view.
       kind: HotSpot.kind; bladder and kidneys are expected, so they must stand out more: kidneys
-        are as bright as the spine in most patients, and no reader boxes these.
+        are as bright as the spine in most patients, and nobody boxes those.
     """
     peak = int(np.argmax(spot))
     contrast = spot.flat[peak] / max(ordinary.flat[peak], 1e-6)
@@ -39,7 +40,7 @@ def _is_visible(
 
 
 def merge_foci(spots: list[Seen]) -> list[Seen]:
-    """Join the benign foci of one joint, peaks within MERGE pixels: a reader sees them as one."""
+    """Join the benign foci of one joint, peaks within MERGE pixels: a person sees them as one."""
     merged: list[Seen] = []
     for spot, image, top, left in spots:
         if image.size == 0 or image.max() <= 0:
@@ -69,7 +70,7 @@ def annotate(
     total: np.ndarray,
     field: tuple[int, int, int, int],
 ) -> tuple[np.ndarray, tuple[Box, ...]]:
-    """Box what a reader of this view sees; touching spots of one class share a box.
+    """Box what a person sees in this view; touching spots of one class share a box.
 
     Args:
       spots: hot spot, its expected counts in a window, row and column of the window.
@@ -105,7 +106,7 @@ def annotate(
         numbered, _ = ndimage.label(layer & scanned, np.ones((3, 3)))
         for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
             part = numbered[rows, columns] == number
-            if part.sum() < 6:  # the crumb of a spot that another class covers
+            if part.sum() < 6:  # the remainder of a spot that another class covers
                 continue
             mask[rows, columns][part] = label
             boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop, label))

@@ -1,6 +1,6 @@
-"""Draws one patient: size, pose, soft tissue, and all that takes up the tracer.
+"""Draws one patient: size, pose, soft tissue, and tracer uptake.
 
-Works in the millimetre frame of `anatomy`; `camera` and `phantom` turn the result into counts.
+Works in the millimetre frame of `anatomy`; `camera` and `patient` turn the result into counts.
 """
 
 from dataclasses import dataclass

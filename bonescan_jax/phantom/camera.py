@@ -1,7 +1,7 @@
-"""The camera of the simulator: what of a body's activity lands where, and how blurred.
+"""The simulated gamma camera: projection, attenuation, blur and scatter of a body's activity.
 
 Every bone and organ is projected from its true depth, blurred by the collimator (FWHM = √(4² + (2 +
-0.55 d)²) mm at d cm), attenuated by the tissue on its way (0.12 /cm) and scattered (0.35 × a
+0.55 d)²) mm at d cm), attenuated by the tissue in between (0.12 /cm) and scattered (0.35 × a
 Gaussian of σ 35 mm).
 """
 
@@ -16,18 +16,18 @@ ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
 SCATTER, SCATTER_MM = 0.35, 35.0
 DETECTOR_GAP, TABLE_GAP = 40.0, 55.0  # mm from skin, from the back through the table
-_SLABS = 6  # depths that share one blur
+_SLABS = 6  # depth ranges, each with one blur
 
 
 class Camera:
-    """One view of a body: where each point lands, how much of it gets there, how blurred."""
+    """One view of a body: where each point is imaged, how strongly, and how blurred."""
 
     def __init__(self, body: Body, view: str) -> None:
         anterior = view == "anterior"
         flip = slice(None) if anterior else slice(None, None, -1)
         self.flip = flip
         self.thickness = body.thickness[:, flip]
-        # Photons scatter in the body: little scatter is seen beside it (air is 1 % in NM1).
+        # Photons scatter in the body: there is little scatter beside it (air is 1 % in NM1).
         inside = cv2.GaussianBlur((self.thickness > 20).astype(np.float32), (0, 0), 5.0)
         self.scattering = 0.05 + 0.95 * inside
         self.attenuation = ATTENUATION * (1 - LUNG_SAVES * body.lung[:, flip])

@@ -1,7 +1,7 @@
-"""Simulates whole-body bone scans: a body, the camera, noise, and a reader who boxes hot spots.
+"""Simulates whole-body bone scans: body, camera, noise, and an annotator who boxes hot spots.
 
 A patient is a function of (seed, patient) alone: `simulate_patient` gives the same arrays in any
-process and in any order. Counts have Poisson noise, and nothing is done to them after that.
+process and in any order. Counts have Poisson noise, which nothing modifies afterwards.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class PhantomPatient:
 
     patient: int
     views: tuple[PhantomView, PhantomView]
-    hot_spots: tuple[HotSpot, ...]  # all there are, seen or not
+    hot_spots: tuple[HotSpot, ...]  # all of them, visible or not
     child: bool
     stature: float  # mm
 
@@ -54,10 +54,10 @@ def simulate_view(
     """Take one view of a body.
 
     Args:
-      body: who lies on the table.
+      body: of the patient.
       view: one of VIEWS.
-      counts: to expect from the body; the air around it adds some.
-      gain: grey values a count.
+      counts: expected from the body; the air around it adds some.
+      gain: grey values per count.
       rng: of the noise.
     """
     camera = Camera(body, view)

@@ -1,4 +1,4 @@
-"""Draws what a patient's bones and organs take up: regional differences, foci, kidneys, bladder."""
+"""Draws a patient's uptake: regional differences, foci, kidneys, bladder, injection site."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,7 +39,7 @@ _GROUPS = (
     ("patella",), ("tibia", "fibula"), ("foot",),
 )  # fmt: skip
 # Over the published uptakes of `anatomy`: what brings the region means of an anterior view near
-# those of NM1, a real count image. Joints as hot as lesions would be boxed by a reader.
+# those of NM1, a real count image. Joints as hot as lesions would be boxed.
 _CALIBRATION = {
     "skull": 0.75, "face": 0.55, "mandible": 0.45, "C": 0.7, "T": 0.8, "L": 0.75, "sacrum": 0.75,
     "rib": 0.5, "sternum": 0.7, "manubrium": 0.7, "clavicle": 0.75, "scapula": 0.8,

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: axes with round ticks, labels, a legend, nothing else."""
+"""Line charts as inline SVG: axes with round ticks, labels and a legend."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 300  # of the drawing, scaled by the page
 LEFT, RIGHT, TOP, BOTTOM = 64, 548, 56, 256  # of the plot within it
-MAX_POINTS = 1000  # a line: more cannot be told apart at this width
+MAX_POINTS = 1000  # per line: more cannot be distinguished at this width
 
 
 class Line(NamedTuple):
-    """One line of a chart; points that are not finite leave a gap."""
+    """One line of a chart; non-finite points leave a gap."""
 
     name: str
     points: Sequence[tuple[float, float]]

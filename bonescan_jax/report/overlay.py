@@ -1,7 +1,7 @@
-"""Pictures of a scan with what was predicted on it, the way a reader is used to see it.
+"""Pictures of a scan with its predictions, displayed the way physicians read bone scans.
 
 Inverted grey, hot is black on white paper. Side by side: the plain scan, the truth if it is known,
-the prediction. Every count pixel is one square of equal pixels: nothing is smoothed or invented.
+the prediction. Every pixel of the scan becomes a square of equal pixels, without interpolation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from bonescan_jax.scans.masks import ScoredBox
 # Between proportional, where legs and ribs fade, and the square root, where soft tissue is as grey
 # as bone.
 TRANSFER_EXPONENT = 0.75
-# Vermilion and blue, RGB: apart for every kind of colour vision, seen on white and on black.
+# Vermilion and blue, RGB: distinct for every kind of colour vision, visible on white and black.
 COLOURS = {ABNORMAL: (222, 52, 10), NORMAL: (0, 114, 212)}
 INK, PALE_INK, PAPER = (25, 25, 25), (105, 105, 105), (255, 255, 255)
 FILL_OPACITY = 0.22
@@ -41,9 +41,9 @@ class _Box(NamedTuple):
 def display_window(pixels: np.ndarray) -> float:
     """Return the level in units of `pixels` that is shown black; 0 is shown white.
 
-    Set by bone and not by the maximum, which is a full bladder or an injection site: 1.6 times the
-    95th percentile of the body. The body is what is brighter than the mean of the view, with the
-    hottest 5 % cut down so that they cannot raise it. Hot organs are far less than 5 % of either.
+    Bone sets it, not the maximum, which is a full bladder or an injection site: 1.6 times the 95th
+    percentile of the body. The body is what is brighter than the mean of the view, whose hottest
+    5 % are clipped first. Hot organs are far less than 5 % of either.
 
     Args:
         pixels: (H, W) counts or grey values.

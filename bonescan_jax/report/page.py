@@ -34,8 +34,8 @@ SCORE_COLUMNS = {
 SCORE_NOTE = (
     "Pooled: over the pixels of all images together. Per image: mean over the images that hold the "
     "class; with false alarms: mean over the images that hold it or where it was predicted, so an "
-    "image with nothing but a false alarm counts 0. The brightness threshold has a detector of its "
-    "own for each class and is what learning must beat. A dash: not defined."
+    "image with nothing but a false alarm counts 0. The brightness threshold is a detector "
+    "without learning, one for each class. A dash: not defined."
 )
 FROC_NOTE = (
     "A lesion is found if the centre of a predicted box lies inside its box. A dash: the "
@@ -44,7 +44,7 @@ FROC_NOTE = (
 
 
 def write_report(workdir: Path) -> dict[str, object]:
-    """Write `report.html` from what a workdir holds; what is missing is said in a sentence.
+    """Write `report.html` from the contents of a workdir; a sentence names what is missing.
 
     Args:
         workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json and
@@ -84,7 +84,7 @@ def write_report(workdir: Path) -> dict[str, object]:
     path = workdir / "report.html"
     unfinished = path.with_suffix(".html.tmp")
     unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)  # at once: a reader never opens half a page
+    unfinished.replace(path)  # atomically: nobody opens half a page
     test = workdir / "evaluation" / "test.json"
     return {
         **(_headline(_read_json(test)) if test.is_file() else {}),
@@ -120,7 +120,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_metrics(path: Path) -> tuple[dict[str, list[dict]], int]:
-    """Return the records by kind in order of step, and the number of lines torn by a crash.
+    """Return the records by kind in order of step, and the number of lines that a crash cut short.
 
     A run that was resumed repeats steps; the last record of a step and kind is the one that counts.
     """
@@ -157,8 +157,8 @@ def _run_section(config: dict, records: dict[str, list[dict]]) -> str:
 def _scores_section(paths: Sequence[Path]) -> str:
     if not paths:
         return (
-            "<h2>Scores</h2><p class='missing'>This run has not been evaluated yet: "
-            "<code>bonescan evaluate</code> does it.</p>"
+            "<h2>Scores</h2><p class='missing'>This run has not been evaluated yet; "
+            "run <code>bonescan evaluate</code>.</p>"
         )
     return "".join(map(_split_section, map(_read_json, paths)))
 
@@ -251,9 +251,7 @@ def _curves_section(records: dict[str, list[dict]], num_torn: int) -> str:
     if train and not validation:
         sentences.append("No validation has been logged yet.")
     if num_torn:
-        sentences.append(
-            f"Lines of metrics.jsonl that a crash tore and that were skipped: {num_torn}."
-        )
+        sentences.append(f"Incomplete lines of metrics.jsonl that were skipped: {num_torn}.")
     missing = f'<p class="missing">{" ".join(sentences)}</p>' if sentences else ""
     return f'<h2>Training</h2><div class="charts">{charts}</div>{missing}'
 
@@ -272,7 +270,7 @@ def _chart(
     y_label: str = "",
     y_limits: tuple[float, float] | None = None,
 ) -> str:
-    """Return the chart of the lines that hold something, an empty string if none does."""
+    """Return the chart of the lines that have finite points, an empty string if none has."""
     lines = [line for line in lines if any(math.isfinite(y) for _, y in line.points)]
     if not lines:
         return ""
@@ -283,8 +281,8 @@ def _chart(
 def _pictures_section(paths: Sequence[Path]) -> str:
     if not paths:
         return (
-            "<h2>Predictions</h2><p class='missing'>No scan has been predicted yet: "
-            "<code>bonescan predict</code> does it.</p>"
+            "<h2>Predictions</h2><p class='missing'>No scan has been predicted yet; "
+            "run <code>bonescan predict</code>.</p>"
         )
     figures = "".join(map(_picture, paths[:MAX_PICTURES]))
     shown = f"{min(len(paths), MAX_PICTURES)} of {len(paths)} predicted scans; all are in "

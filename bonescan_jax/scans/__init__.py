@@ -24,5 +24,5 @@ class Scan(NamedTuple):
     patient: int
     view: str  # one of VIEWS
     image: bytes  # encoded file, JPEG as BS-80K has it
-    boxes: tuple[Box, ...]  # empty: the view holds no hot spots
+    boxes: tuple[Box, ...]  # empty: the view has no hot spots
     abnormal: bool  # the image-level label of <folder>.txt

@@ -1,4 +1,4 @@
-"""What was found wrong with a source of scans and what was done about it: a sentence each."""
+"""Defects found in a source of scans and what was done about them, one sentence each."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,10 +11,10 @@ import rich.text
 REPAIRED = "repaired"  # used, after a change that the files themselves justify
 SKIPPED = "skipped"  # not used, because it cannot be trusted
 EXCLUDED = "excluded"  # not used, because of what is known about this data set
-NOTED = "noted"  # used as it is, though remarkable
-IGNORED = "ignored"  # no part of the layout
+NOTED = "noted"  # used as it is, but worth reporting
+IGNORED = "ignored"  # not part of the layout
 OUTCOMES = (REPAIRED, SKIPPED, EXCLUDED, NOTED, IGNORED)
-DEFECTS = (REPAIRED, SKIPPED)  # what a strict reading refuses
+DEFECTS = (REPAIRED, SKIPPED)  # what --strict refuses
 
 
 class Defect(NamedTuple):
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def count_findings(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
-    """How many findings there are by outcome and reason; every outcome is there."""
+    """Number of findings by outcome and reason; every outcome is a key."""
     counts: dict[str, Counter[str]] = {outcome: Counter() for outcome in OUTCOMES}
     for finding in findings:
         counts[finding.outcome][finding.reason] += 1
@@ -66,5 +66,5 @@ def print_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
 
 
 def printable(name: str) -> str:
-    """A file's name for a sentence: what cannot be printed or encoded is written as its escape."""
+    """A file's name for a message: characters that cannot be printed are escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name)

@@ -30,7 +30,7 @@ def _ellipse(height: int, width: int) -> np.ndarray:
     return rows[:, None] ** 2 + columns**2 <= 1
 
 
-# What is no hot spot inside its box: nothing, most of the box, or most of its border.
+# A mask is rejected if it is empty, or fills most of the box or of its border.
 _MAX_FILLED, _MAX_BORDER = 0.85, 0.65
 _PERCENTILE, _SMOOTHING = 75.0, 1.5  # of the fallback; sigma in pixels
 _SQUARE_7, _SQUARE_3 = np.ones((7, 7), np.uint8), np.ones((3, 3), np.uint8)
@@ -134,8 +134,8 @@ def boxes_to_mask(
 def most_probable_mask(probabilities: Any) -> Any:  # noqa: ANN401
     """Class numbers (…) of probabilities (…, 3), a NumPy or JAX array.
 
-    A pixel is a hot spot where hot is more probable than not, whatever its class, and then of its
-    more probable class: the largest of three numbers would lose a hot spot whose class is in doubt.
+    A pixel belongs to a hot spot if that is more probable than background, and then to the more
+    probable class: the argmax of all three would miss hot spots of uncertain class.
     """
     hot = probabilities[..., BACKGROUND] < 0.5
     return hot * (1 + probabilities[..., 1:].argmax(-1))
@@ -147,7 +147,7 @@ def mask_to_boxes(mask: np.ndarray, scores: np.ndarray, *, min_area: int = 1) ->
     Args:
         mask: (H, W) uint8 of class numbers.
         scores: (H, W, 3) float, the probability of each class at each pixel.
-        min_area: hot spots of fewer pixels are left out.
+        min_area: hot spots with fewer pixels are left out.
 
     Returns:
         The hot spots, highest score first, then top to bottom.

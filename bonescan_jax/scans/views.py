@@ -1,4 +1,4 @@
-"""How the two views of a patient lie on each other: a posterior one is mirrored."""
+"""Geometry of the two views of a patient: the posterior one is mirrored onto the anterior."""
 
 import numpy as np
 
