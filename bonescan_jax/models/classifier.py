@@ -69,7 +69,7 @@ class Classifier(nnx.Module):
         }
         self.nodes = nnx.Dict(nodes)
         # Most images are normal. From even odds, the first steps would teach every feature just
-        # that, and none to detect a hot spot. (Lin et al., arXiv 1708.02002, also start from a prior.)
+        # that, and none to detect a hot spot. (Lin et al., arXiv 1708.02002, too.)
         self.kernel = nnx.Param(jnp.zeros((2 * filters[levels], 1)))
         self.bias = nnx.Param(jnp.full(1, PRIOR_LOGIT))
 
