@@ -80,7 +80,9 @@ def _model() -> ml_collections.ConfigDict:
     model.norm = "batch"  # none, batch, group or instance
     model.dropout = 0.0  # share of the pooled features hidden in training (classify)
     model.deep_supervision = True  # a head and a loss on every X^{0,j} (unetpp)
-    model.dtype = "bfloat16"  # of the activations: bfloat16 or float32; weights are float32
+    # Of the activations: bfloat16 or float32; weights are float32. Products of float32 are TF32 on
+    # an H100 and bfloat16 on a TPU, by the default precision of XLA.
+    model.dtype = "bfloat16"
     # Rows of few channels computed on cells of several pixels (models/packed.py), with the same
     # weights and results: on, off, or auto, which is on where it pays, on a TPU.
     model.packed = "auto"
