@@ -1,8 +1,11 @@
-"""Every setting once, with its default, unit and reason; a file in configs/ changes some."""
+"""Every setting once, with its default, unit, range and reason; a file in configs/ changes some."""
+
+import math
 
 import ml_collections
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.scans import CLASSES, HEIGHT, WIDTH
 
 # A duration may be given in any of these; exactly one of the three is more than zero.
 DURATION_UNITS = ("steps", "epochs", "examples")
@@ -118,7 +121,7 @@ def _train() -> ml_collections.ConfigDict:
     train.log_every_steps = 20
     train.learning_rate = 1e-3  # peak, after the warm-up; falls to zero on a cosine
     train.weight_decay = 1e-4  # AdamW, on kernels only
-    train.clip_gradient_norm = 1.0
+    train.clip_gradient_norm = 1.0  # of all gradients together; 0 clips nothing
     train.ema_decay = 0.99  # of the averaged weights that are evaluated; 0 evaluates the last
     train.keep_checkpoints = 3  # the last ones; the best in validation is kept beside them
     train.save_every_minutes = 0.0  # besides, so long after the last save; 0 saves by steps alone
@@ -126,6 +129,9 @@ def _train() -> ml_collections.ConfigDict:
     train.on_nonfinite = "stop"
     # Without a step for so long, the stacks of all threads are printed; 0 never prints them.
     train.stall_minutes = 10.0
+    # On a GPU: only kernels that sum in a fixed order, so that a continued run ends with the
+    # weights of one that nothing disturbed. Off leaves XLA more kernels to choose from.
+    train.deterministic = True
     train.log_samples = False  # which samples each step saw, in samples.jsonl: to compare runs
     return train
 
@@ -181,38 +187,124 @@ _CHOICES = {
 }
 
 
+_INFINITY = math.inf
+
+# The lowest and the highest value of every number, and of each number of a tuple. Bounds that are
+# written without a point belong to whole numbers.
+_RANGES = (
+    ("seed", 0, 2**32 - 1),  # what Grain's shuffling takes
+    ("data.split_seed", 0, 2**32 - 1),
+    ("data.validation_fraction", 0.0, 1.0),
+    ("data.test_fraction", 0.0, 1.0),
+    ("data.num_folds", 2, _INFINITY),
+    ("data.fold", -1, _INFINITY),
+    ("data.crop_height", 1, HEIGHT),
+    ("data.crop_width", 1, WIDTH),
+    ("data.hot_spot_crops", 0.0, 1.0),
+    ("data.abnormal_crops", 0.0, 1.0),
+    ("data.abnormal_examples", 0.0, 1.0),
+    ("data.num_workers", 0, _INFINITY),
+    ("data.num_threads", 1, _INFINITY),
+    ("data.prefetch_batches", 1, _INFINITY),
+    ("augment.flip", 0.0, 1.0),
+    ("augment.rotation", 0.0, 180.0),
+    ("augment.scale", 0.0, 0.9),  # at 1 a scan would shrink to nothing
+    ("augment.shift", 0.0, float(HEIGHT)),
+    ("augment.thinning", 0.0, 0.9),  # at 1 nothing would be left to scale up
+    ("augment.gain", 0.0, 1.0),
+    ("augment.hidden_view", 0.0, 1.0),
+    ("model.filters", 1, _INFINITY),
+    ("model.levels", 1, 8),  # then the lowest row is one pixel wide
+    ("model.dropout", 0.0, 1.0),
+    ("loss.cross_entropy_weight", 0.0, _INFINITY),
+    ("loss.focal_gamma", 0.0, _INFINITY),
+    ("loss.class_weights", 0.0, _INFINITY),
+    ("loss.overlap_weight", 0.0, _INFINITY),
+    ("loss.false_positive_weight", 0.0, _INFINITY),
+    ("loss.false_negative_weight", 0.0, _INFINITY),
+    ("train.batch_size", 1, _INFINITY),
+    ("train.accumulate_steps", 1, _INFINITY),
+    *(
+        (f"train.{name}_{unit}", 0.0 if unit == "epochs" else 0, _INFINITY)
+        for name in ("num", "warmup", "eval_every", "save_every")
+        for unit in DURATION_UNITS
+    ),
+    ("train.log_every_steps", 1, _INFINITY),
+    ("train.learning_rate", 0.0, _INFINITY),
+    ("train.weight_decay", 0.0, _INFINITY),
+    ("train.clip_gradient_norm", 0.0, _INFINITY),
+    ("train.ema_decay", 0.0, 1.0),
+    ("train.keep_checkpoints", 1, _INFINITY),
+    ("train.save_every_minutes", 0.0, _INFINITY),
+    ("train.stall_minutes", 0.0, _INFINITY),
+    ("evaluate.batch_size", 1, _INFINITY),
+    ("evaluate.min_area", 0, _INFINITY),
+    ("mesh.data", -1, _INFINITY),
+    ("mesh.spatial", 1, _INFINITY),
+)
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks what can be checked before any data is read; `tasks` checks what a task asks for.
 
     Raises:
-        InputError: a setting has a value outside its choices, or two do not fit together.
+        InputError: a setting has a value outside its choices or its range, or two do not fit
+            together.
     """
     for name, choices in _CHOICES.items():
-        section, key = name.split(".")
-        if config[section][key] not in choices:
-            raise InputError(
-                f"config: {name} is {config[section][key]!r}, expected one of {', '.join(choices)}"
-            )
+        value = _value(config, name)
+        if value not in choices:
+            raise InputError(f"config: {name} is {value!r}, expected one of {', '.join(choices)}")
+    for name, lowest, highest in _RANGES:
+        _validate_range(name, _value(config, name), lowest, highest)
     if not -1 <= config.data.fold < config.data.num_folds:
         raise InputError(
             f"config: data.fold is {config.data.fold}, expected -1 (the fixed splits) or a fold "
             f"from 0 to data.num_folds - 1 = {config.data.num_folds - 1}"
         )
     multiple = 2**config.model.levels
-    for name, limit in (("crop_height", 1024), ("crop_width", 256)):
+    for name in ("crop_height", "crop_width"):
         size = config.data[name]
-        if not 0 < size <= limit or size % multiple:
+        if size % multiple:
             raise InputError(
                 f"config: data.{name} is {size}, expected a multiple of {multiple} "
-                f"(2 to the power of model.levels) up to {limit}"
+                "(2 to the power of model.levels)"
             )
     if len(config.model.filters) <= config.model.levels:
         raise InputError(
             f"config: model.filters has {len(config.model.filters)} widths, expected "
             f"{config.model.levels + 1} for model.levels={config.model.levels}"
         )
+    if len(config.loss.class_weights) != len(CLASSES):
+        raise InputError(
+            f"config: loss.class_weights has {len(config.loss.class_weights)} numbers, expected "
+            f"{len(CLASSES)}: of background, abnormal, normal"
+        )
+    if config.mesh.data == 0:
+        raise InputError(
+            "config: mesh.data is 0, expected a number of devices, or -1 for all that "
+            "mesh.spatial leaves"
+        )
     if config.train.batch_size % config.train.accumulate_steps:
         raise InputError(
             f"config: train.batch_size is {config.train.batch_size}, expected a multiple of "
             f"train.accumulate_steps={config.train.accumulate_steps}"
         )
+
+
+def _value(config: ml_collections.ConfigDict, name: str) -> object:
+    """The setting of this dotted name."""
+    for key in name.split("."):
+        config = config[key]
+    return config
+
+
+def _validate_range(name: str, value: object, lowest: float, highest: float) -> None:
+    kind, noun = (int, "whole number") if isinstance(lowest, int) else (int | float, "number")
+    for number in value if isinstance(value, tuple | list) else (value,):
+        # NaN is in no range; infinity is in none either, although some have no highest value.
+        fits = isinstance(number, kind) and not isinstance(number, bool)
+        if not (fits and lowest <= number <= highest and number < _INFINITY):
+            found = f"is {number!r}" if number is value else f"holds {number!r}"
+            bounds = f"{lowest} or more" if highest == _INFINITY else f"from {lowest} to {highest}"
+            raise InputError(f"config: {name} {found}, expected a {noun}, {bounds}")

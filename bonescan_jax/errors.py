@@ -5,6 +5,16 @@ import errno
 # What a disk says that is full, write-protected or broken.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 
+# What it says of a path that cannot be: the user gave a name that is too long, or taken.
+PATH_ERRORS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+
 
 class InputError(Exception):
     """Something the user handed over cannot be used; exit code 2.

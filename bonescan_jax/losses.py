@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+# Between two float32 numbers just below 1.
+RESOLUTION = 2.0**-24
 SMOOTH = 1.0  # pixels, in numerator and denominator, as in the UNet++ paper's soft Dice
 
 
@@ -41,7 +43,10 @@ def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.Confi
         if settings.cross_entropy_weight:
             surprise = settings.class_weights[label] * truth * (log_total - logit)
             if settings.focal_gamma:
-                surprise *= (1 - probability) ** settings.focal_gamma
+                doubt = 1 - probability
+                if settings.focal_gamma < 1:  # the slope of the power is infinite at 0
+                    doubt = jnp.maximum(doubt, RESOLUTION)
+                surprise *= doubt**settings.focal_gamma
             loss += settings.cross_entropy_weight * surprise.sum() / mask.size
         if label:
             tversky.append(_tversky(probability, truth, settings))

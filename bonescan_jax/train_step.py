@@ -36,14 +36,17 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW behind gradient clipping, with linear warm-up and cosine decay to zero.
 
+    A clip_gradient_norm of 0 clips nothing.
+
     AdamW: Loshchilov and Hutter, arXiv 1711.05101. Decay acts on kernels only: pulling biases and
     normalisation scales to zero would change what they normalise to, not how complex the net is.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, warmup_steps, max(num_steps, warmup_steps + 1)
     )
+    limit = settings.clip_gradient_norm
     optimizer = optax.chain(
-        optax.clip_by_global_norm(settings.clip_gradient_norm),
+        optax.clip_by_global_norm(limit) if limit else optax.identity(),
         optax.adamw(
             schedule,
             weight_decay=settings.weight_decay,

@@ -63,3 +63,19 @@ def test_heads_weigh_the_same():
     total, each = deep_supervision_loss([LOGITS, -LOGITS, 2 * LOGITS], MASK, loss)
     np.testing.assert_allclose(total, jnp.mean(jnp.stack(each)), rtol=1e-6)
     np.testing.assert_allclose(each[1], head_loss(-LOGITS, MASK, loss), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0, 2.0])
+def test_focal_gradient_is_finite_where_a_pixel_is_certain(gamma: float):
+    loss = settings(cross_entropy_weight=1.0, focal_gamma=gamma)
+    certain = 200 * jax.nn.one_hot(MASK, 3, axis=0)
+    for logits in (certain, -certain, certain[::-1]):
+        gradient = jax.grad(lambda logits: head_loss(logits, MASK, loss))(logits)
+        assert jnp.isfinite(gradient).all()
+
+
+def test_focal_below_one_is_the_formula_written_out():
+    probability = np.take_along_axis(np.asarray(jax.nn.softmax(LOGITS, 0)), MASK[None], 0)
+    expected = np.mean((1 - probability) ** 0.5 * -np.log(probability))
+    loss = settings(cross_entropy_weight=1.0, focal_gamma=0.5)
+    np.testing.assert_allclose(head_loss(LOGITS, MASK, loss), expected, rtol=1e-4)

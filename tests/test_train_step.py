@@ -219,3 +219,15 @@ def test_overlap_counts_are_counted_one_by_one():
         true = mask[example, ..., view] == label + 1
         expected = [(predicted & true).sum(), (predicted & ~true).sum(), (~predicted & true).sum()]
         assert found[predictor, image, label].tolist() == expected
+
+
+def test_a_clip_of_zero_clips_nothing(small_config: ml_collections.ConfigDict):
+    params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
+    gradients = jax.tree.map(lambda leaf: 0.1 * leaf, params)
+    updates = []
+    for limit in (0.0, 1e6):
+        small_config.train.clip_gradient_norm = limit
+        optimizer, _ = make_optimizer(small_config.train, 10, 0)
+        updates.append(optimizer.update(gradients, optimizer.init(params), params)[0])
+    jax.tree.map(np.testing.assert_array_equal, *updates)
+    assert np.abs(updates[0]["bias"]).min() > 0

@@ -1,6 +1,8 @@
 """Flags that several verbs share, and how they are read."""
 
+import difflib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +10,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from bonescan_jax.config import default_config
+from bonescan_jax.config import default_config, validate
 from bonescan_jax.errors import InputError
 
 
@@ -47,14 +49,85 @@ def config_flag(values: flags.FlagValues) -> None:
 
 
 def read_config(values: flags.FlagValues) -> ml_collections.ConfigDict:
-    """The config of --config, with what --config.KEY=VALUE changed."""
+    """The config of --config, with what --config.KEY=VALUE changed, checked.
+
+    Raises:
+        InputError: there is none, it cannot be loaded, or a setting cannot be used.
+    """
     require(values, "config")
     try:
-        values.config.to_dict()  # where the file could not be loaded, the first touch says so
+        config = values.config
+        config.to_dict()  # where the file could not be loaded, the first touch says so
     except OSError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"--config: {reason}") from error
-    return values.config
+    except AttributeError as error:
+        raise InputError(f"--config: {_NO_CONFIG}") from error
+    if not isinstance(config, ml_collections.ConfigDict) or _names(config) != _names():
+        raise InputError(f"--config: {_NO_CONFIG}")
+    validate(config)
+    return config
+
+
+_NO_CONFIG = (
+    "the file holds no get_config() that returns default_config() of bonescan_jax.config with "
+    "some of its settings changed"
+)
+
+
+def _names(config: ml_collections.ConfigDict | None = None) -> list[str]:
+    """The dotted names of all settings, of the program's if there is no config."""
+    tree = (config or default_config()).to_dict()
+    return sorted(
+        f"{key}.{name}" if isinstance(section, dict) else key
+        for key, section in tree.items()
+        for name in (section if isinstance(section, dict) else [key])
+    )
+
+
+def last_of_each(arguments: list[str]) -> list[str]:
+    """The arguments, of each --config.KEY=VALUE only the last: ml_collections joins tuples."""
+    last = {argument.split("=")[0]: index for index, argument in enumerate(arguments)}
+    return [
+        argument
+        for index, argument in enumerate(arguments)
+        if not _SETTING.match(argument) or last[argument.split("=")[0]] == index
+    ]
+
+
+_SETTING = re.compile(r"--?(?:no)?config\.([^=]+)=")
+
+
+def parse_flags(values: flags.FlagValues, command: list[str]) -> list[str]:
+    """Parses a command line, and loads the file of --config; returns what is beside flags.
+
+    Raises:
+        flags.Error: a flag is unknown or its value cannot be.
+        InputError: a setting is unknown, or the file of --config cannot be loaded.
+    """
+    try:
+        return values(command)
+    except flags.Error:
+        raise
+    except Exception as error:  # the file is a program, which can raise anything
+        for argument in command:
+            _refuse_unknown_setting(argument)
+        if isinstance(error, SyntaxError):
+            place = f"{error.filename}, line {error.lineno}"
+            raise InputError(f"--config: {place}: is no Python: {error.msg}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--config: cannot be loaded: {type(error).__name__}: {reason}; expected a Python "
+            "file such as configs/phantom.py"
+        ) from error
+
+
+def _refuse_unknown_setting(argument: str) -> None:
+    match = _SETTING.match(argument)
+    if match and match[1] not in _names():
+        nearest = difflib.get_close_matches(match[1], _names(), 1)
+        hint = f"did you mean --config.{nearest[0]}?" if nearest else "see bonescan_jax/config.py"
+        raise InputError(f"--config.{match[1]}: there is no such setting; {hint}")
 
 
 def changes_flag(values: flags.FlagValues) -> None:

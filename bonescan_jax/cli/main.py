@@ -2,50 +2,103 @@
 
 Every verb ends with one line of JSON on standard output; progress and logs go to standard error.
 Exit codes: 0 done; 2 bad input, one sentence says which; 75 told to stop by SIGTERM or SIGINT, and
-saved: the same command goes on (train, crossvalidate); 130 interrupted (the others); 1 anything
-else, such as a full disk.
+saved: the same command goes on (train, crossvalidate); 130 interrupted (the others); 141 nobody
+reads standard output any more; 1 anything else, such as a full disk.
 """
 
+import contextlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
+from bonescan_jax.cli.flags import last_of_each, parse_flags, read_config
+from bonescan_jax.cli.verb import Verb
 from bonescan_jax.cli.verbs import VERBS
 from bonescan_jax.cluster.compiler_flags import variables
-from bonescan_jax.errors import DISK_ERRORS, InputError, RunError
+from bonescan_jax.errors import PATH_ERRORS, InputError, RunError
 
 
 def main() -> None:
     """Runs `bonescan VERB …` and exits with the code of the module's docstring."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
-        sys.exit(0 if arguments else 2)
-    os.environ.update(variables(os.environ))
-    _keep_compiled()
+    name = arguments[0] if arguments else "--help"
     try:
-        result = _dispatch(arguments[0], arguments[1:])
+        if name in ("-h", "--help", "help"):
+            _say(_overview())
+            sys.exit(0 if arguments else 2)
+        result = _dispatch(name, arguments[1:])
+        if result is not None:
+            _say(json.dumps(result))
     except (InputError, flags.Error) as error:
-        print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(name, f"{error}", 2)
     except RunError as error:
-        print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
-        sys.exit(1)
+        _leave(name, f"{error}", 1)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"bonescan {arguments[0]}: {where}{error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        code = 2 if error.errno in PATH_ERRORS else 1
+        _leave(name, f"{where}{error.strerror or error or type(error).__name__}", code)
+    except (RuntimeError, AssertionError) as error:
+        reason = _device_error(error)
+        if not reason:
+            raise
+        _leave(name, reason, 1)
     except KeyboardInterrupt:
-        print(f"bonescan {arguments[0]}: interrupted", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT, as a shell says it
-    if result is not None:
-        print(json.dumps(result), flush=True)
+        _leave(name, "interrupted", 130)  # 128 + SIGINT, as a shell says it
+
+
+def _leave(name: str, reason: str, code: int) -> NoReturn:
+    """Ends the process with one sentence on standard error, if that is still there."""
+    with contextlib.suppress(OSError):
+        print(f"bonescan {name}: {reason}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """Prints to standard output, at once: what it cannot take is an error of this verb.
+
+    Raises:
+        OSError: standard output is a file on a full disk, or the like.
+        SystemExit: its reader has left, such as `head -1`; not worth a word.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is still in the buffer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # 128 + SIGPIPE
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _device_error(error: Exception) -> str | None:
+    """The sentence for an error of JAX about its devices, None for any other error."""
+    text = str(error).strip()
+    if "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"the device has not enough memory ({text.splitlines()[0]}); set "
+            "model.remat=activations, or a higher train.accumulate_steps, or a smaller "
+            "train.batch_size or evaluate.batch_size"
+        )
+    wanted = os.environ.get("JAX_PLATFORMS")
+    # JAX asserts, without a word, that a platform that was asked for by name has a plugin.
+    asserted = isinstance(error, AssertionError) and _raised_in(error, "jax/_src/xla_bridge.py")
+    if "Unable to initialize backend" in text or (wanted and asserted):
+        reason = f" ({text.splitlines()[0]})" if text else ""
+        return (
+            f"JAX finds no device for JAX_PLATFORMS={wanted or ''}{reason}; expected an "
+            "accelerator of that kind and the extra for it, or JAX_PLATFORMS=cpu"
+        )
+    return None
+
+
+def _raised_in(error: Exception, file: str) -> bool:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).as_posix().endswith(file)
 
 
 def _keep_compiled() -> None:
@@ -53,30 +106,40 @@ def _keep_compiled() -> None:
 
     In the user's cache folder and not in the workdir: compiled code is run as it is, so it must
     not come along when somebody else's run is opened. JAX's own variable moves it, empty is off.
+    Beside it JAX keeps which kernels XLA found fastest on a GPU, so that they stay the same ones.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "bonescan_jax"))
-    # Also what compiles fast: there is a lot of it.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # What compiles faster is not worth its space: nothing prunes the folder.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # A user without a home, as in some containers, has no cache.
+    if Path(cache).is_absolute():
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache, "bonescan_jax")))
 
 
 def _dispatch(name: str, arguments: list[str]) -> dict[str, Any] | None:
     if name not in VERBS:
         raise InputError(f"there is no such verb, expected one of {', '.join(VERBS)}")
     verb = VERBS[name]
+    _keep_compiled()
+    values, rest = _parse(name, verb, arguments)
+    if values.help:
+        _say(f"usage: bonescan {verb.usage}\n\n{verb.help}\n\nflags:\n{_flag_help(values)}")
+        return None
+    # After the flags, which hold one of the reasons, and before JAX starts.
+    has_config = "config" in values and values["config"].present
+    deterministic = not has_config or read_config(values).train.deterministic
+    os.environ.update(variables(os.environ, name, deterministic))
+    return verb.run(values, rest)
+
+
+def _parse(name: str, verb: Verb, arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags of a verb with their values, and what is beside flags."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Shows this.", short_name="h", flag_values=values)
     verb.define(values)
     # absl parses nothing before it has a program name.
-    try:
-        rest = values([f"bonescan {name}", *arguments])[1:]
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # What ml_collections raises for a misspelt key, a wrong type or a missing file.
-        raise InputError(f"{error}".strip("'\"").replace("\n", " ")) from error
-    if values.help:
-        print(f"usage: bonescan {verb.usage}\n\n{verb.help}\n\nflags:\n{_flag_help(values)}")
-        return None
-    return verb.run(values, rest)
+    command = [f"bonescan {name}", *last_of_each(arguments)]
+    return values, parse_flags(values, command)[1:]
 
 
 def _overview() -> str:

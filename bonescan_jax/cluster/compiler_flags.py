@@ -17,7 +17,19 @@ class Setting(NamedTuple):
     flag: str  # name of the flag; empty where the variable itself is the setting
     value: str
     reason: str
+    only: str = ""  # for the verbs of TRAINING, for the "short" others, or where "deterministic"
 
+
+# Verbs that have a GPU for themselves; the others may run beside one of these, or of each other.
+TRAINING = ("train", "crossvalidate", "benchmark")
+# What says how much memory of a GPU is taken. Who sets one of them knows what the others should be,
+# and jaxlib finds no GPU where the fraction is set under both of its names.
+MEMORY = (
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+)
 
 SETTINGS = (
     Setting(
@@ -37,7 +49,9 @@ SETTINGS = (
         "A continued run ends with the weights of one that nothing disturbed: cuDNN has backward "
         "convolutions that sum in the order in which threads happen to finish "
         "(github.com/openxla/xla/pull/12520). The step holds no scatter, which XLA could refuse "
-        "then; a test sees to that. Not measured here: no GPU.",
+        "then; a test sees to that. It costs XLA's choice of Triton kernels, which it switches "
+        "off; train.deterministic=False gives them back. Not measured here: no GPU.",
+        only="deterministic",
     ),
     Setting(
         "gpu",
@@ -47,6 +61,16 @@ SETTINGS = (
         "JAX takes 75 % of a GPU by default (docs.jax.dev/en/latest/gpu_memory_allocation.html); "
         "the rest would be lost to the batch. NVIDIA sets 0.8 to 0.9 "
         "(docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance).",
+        only="training",
+    ),
+    Setting(
+        "gpu",
+        "XLA_PYTHON_CLIENT_PREALLOCATE",
+        "",
+        "false",
+        "Reading one scan takes the memory it needs, so that it works beside a training "
+        "(docs.jax.dev/en/latest/gpu_memory_allocation.html).",
+        only="short",
     ),
     Setting(
         "tpu",
@@ -66,21 +90,34 @@ _PLUGINS = {"gpu": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",
 
 def variables(
     environment: Mapping[str, str],
+    verb: str,
+    deterministic: bool,
     is_installed: Callable[[str], object] = importlib.util.find_spec,
 ) -> dict[str, str]:
     """The variables to set for the platforms installed, leaving alone what the user has set.
 
     Args:
         environment: as it is.
+        verb: of `bonescan`.
+        deterministic: config.train.deterministic.
         is_installed: whether there is a package of this name.
     """
+    kinds = {
+        "": True,
+        "training": verb in TRAINING,
+        "short": verb not in TRAINING,
+        "deterministic": deterministic,
+    }
     changed: dict[str, str] = {}
     for setting in SETTINGS:
+        if not kinds[setting.only]:
+            continue
         if not any(is_installed(plugin) for plugin in _PLUGINS[setting.platform]):
             continue
         present = changed.get(setting.variable, environment.get(setting.variable, ""))
-        if not setting.flag:
-            changed[setting.variable] = present or setting.value
-        elif setting.flag not in present:
-            changed[setting.variable] = f"{present} {setting.flag}={setting.value}".strip()
+        if setting.flag:
+            if setting.flag not in present:
+                changed[setting.variable] = f"{present} {setting.flag}={setting.value}".strip()
+        elif not any(environment.get(name) for name in MEMORY):
+            changed[setting.variable] = setting.value
     return changed

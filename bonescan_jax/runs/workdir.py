@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from bonescan_jax.cluster.distributed import is_primary
-from bonescan_jax.config import default_config
+from bonescan_jax.config import default_config, validate
 from bonescan_jax.errors import InputError
 
 # A continued run may change these: they do not touch what is computed. `data.dir` is among them
@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "train.save_every_minutes",
     "train.on_nonfinite",  # what is computed differs only where the run could not go on
     "train.log_samples",
+    "train.deterministic",  # other rounding, as another mesh
     "train.stall_minutes",
     *(f"train.{name}_{unit}" for name in ("eval_every", "save_every")
       for unit in ("steps", "epochs", "examples")),
@@ -132,9 +133,12 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise InputError(f"{workdir}: holds no config.json; expected the workdir of bonescan train")
-    config = default_config()
+    config, settings = default_config(), flatten(_read_json(path))
     try:
-        config.update_from_flattened_dict(flatten(_read_json(path)))
+        config.update_from_flattened_dict(settings)
+        validate(config)
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix('config: ')}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: {error}") from error
     return config

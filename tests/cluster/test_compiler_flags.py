@@ -7,11 +7,16 @@ import sys
 import jax
 import jax.numpy as jnp
 import ml_collections
+import pytest
 
-from bonescan_jax.cluster.compiler_flags import SETTINGS, variables
+from bonescan_jax.cluster.compiler_flags import MEMORY, SETTINGS, variables
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.tasks import build_network
 from bonescan_jax.train_step import make_initial_state, make_optimizer, make_train_step
+
+
+def is_gpu(package: str) -> bool:
+    return package == "jax_cuda12_plugin"
 
 
 def test_what_the_user_set_stays():
@@ -19,18 +24,39 @@ def test_what_the_user_set_stays():
         "XLA_FLAGS": "--xla_gpu_enable_latency_hiding_scheduler=false --xla_dump_to=there",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5",
     }
-    changed = mine | variables(mine, lambda name: name == "jax_cuda12_plugin")
+    changed = mine | variables(mine, "train", True, is_gpu)
     assert changed["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
     assert changed["XLA_FLAGS"].startswith(mine["XLA_FLAGS"] + " --xla_gpu_exclude")
     assert "scheduler=true" not in changed["XLA_FLAGS"]
 
 
+@pytest.mark.parametrize("name", MEMORY)
+@pytest.mark.parametrize("verb", ["train", "predict"])
+def test_who_sets_memory_by_any_name_is_left_alone(name: str, verb: str):
+    assert not set(variables({name: "0.4"}, verb, True, is_gpu)) & set(MEMORY)
+
+
+def test_only_a_training_takes_the_gpu_for_itself():
+    training, reading = (variables({}, verb, True, is_gpu) for verb in ("train", "predict"))
+    assert training["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.9"
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in training
+    assert reading["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in reading
+
+
+def test_kernels_in_a_fixed_order_are_a_choice():
+    fixed, free = (variables({}, "train", choice, is_gpu)["XLA_FLAGS"] for choice in (True, False))
+    assert "--xla_gpu_exclude_nondeterministic_ops=true" in fixed
+    assert "nondeterministic" not in free
+    assert "latency_hiding" in free
+
+
 def test_a_platform_that_is_not_installed_gets_nothing():
-    assert variables({}, lambda name: False) == {}
+    assert variables({}, "train", True, lambda name: False) == {}
 
 
 def test_libtpu_gets_its_own():
-    assert variables({}, lambda name: name == "libtpu") == {
+    assert variables({}, "train", True, lambda name: name == "libtpu") == {
         "LIBTPU_INIT_ARGS": "--xla_tpu_scoped_vmem_limit_kib=32768"
     }
 
