@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with the pinned packages; run again, it does nothing unless the pins or extras changed.
 # Usage: launch/setup.sh [EXTRAS]   e.g. launch/setup.sh test   or   launch/setup.sh test,tpu
+#        launch/setup.sh peers      makes .venv-peers, for `bonescan benchmark --peer=torch`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:-}"
@@ -32,14 +33,24 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or bool(sysconfig.get_co
   return 2
 }
 
-[ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
+# PyTorch pins other CUDA libraries than JAX takes: the peers get an environment and pins of their own.
+venv=.venv constraints=constraints.txt
+case ",$extras," in
+  ,peers,) venv=.venv-peers constraints=constraints-peers.txt ;;
+  *,peers,*)
+    echo "setup: found the extras $extras, expected peers alone: they have an environment of their own" >&2
+    exit 2
+    ;;
+esac
+
+[ -x "$venv/bin/python" ] || "$(find_python)" -m venv "$venv"
 
 # One stamp per set of extras: setup for the tests must not undo or repeat setup for training.
-wanted="$(cat pyproject.toml constraints.txt | cksum) $(pwd)"
-stamp=".venv/installed-${extras:-base}"
+wanted="$(cat pyproject.toml "$constraints" | cksum) $(pwd)"
+stamp="$venv/installed-${extras:-base}"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  echo "setup: installing pinned packages into .venv${extras:+ with extras $extras} (a few minutes the first time)" >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt --editable ".${extras:+[$extras]}" >&2
+  echo "setup: installing pinned packages into $venv${extras:+ with extras $extras} (a few minutes the first time)" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$constraints" --editable ".${extras:+[$extras]}" >&2
   echo "$wanted" >"$stamp"
 fi

@@ -98,11 +98,11 @@ def compile_for(
     if out:
         example_records(config, "train")  # the length of the run, and so learning rates, are in it
     devices = open_topology(topology)
-    batch_per_chip = batch_per_chip or _share(config, len(devices))
+    batch_per_chip = batch_per_chip or _share(config, devices)
     compiled = compile_at(config, devices, batch_per_chip)
     result = {"topology": topology, "chips": len(devices), **_figures(config, topology, compiled)}
     if out:
-        batch_size = batch_per_chip * len(devices)
+        batch_size = batch_per_chip * _data_axis(config, devices)
         about = {"topology": topology, "batch_size": batch_size, "config": config.to_dict()}
         size = write_executable(out, about, compiled.lowered, compiled.executable, compiled.mesh)
         result |= {"out": str(out), "bytes": size}
@@ -117,12 +117,18 @@ def compile_for(
     return result
 
 
-def _share(config: ml_collections.ConfigDict, chips: int) -> int:
-    share, rest = divmod(config.train.batch_size, chips)
+def _data_axis(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> int:
+    """Shards of a batch: chips along `mesh.spatial` hold rows of pixels of the same examples."""
+    return max(1, len(devices) // config.mesh.spatial)
+
+
+def _share(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> int:
+    shards = _data_axis(config, devices)
+    share, rest = divmod(config.train.batch_size, shards)
     if rest:
         raise InputError(
             f"config: train.batch_size is {config.train.batch_size}, expected a multiple of the "
-            f"{chips} chips, or --batch_per_chip"
+            f"{shards} shards of the data axis, or --batch_per_chip"
         )
     return share
 
@@ -135,11 +141,13 @@ def compile_at(
 ) -> Compiled:
     """The training step, compiled for so many examples on each of the devices.
 
+    Devices along `mesh.spatial` share theirs: each holds some rows of pixels of all of them.
+
     Raises:
         TooLarge: it does not fit.
         InputError: the config cannot be used on so many devices.
     """
-    config = _with_batch(config, batch_per_chip * len(devices))
+    config = _with_batch(config, batch_per_chip * _data_axis(config, devices))
     mesh = make_mesh(config, devices)
     if mesh.size != len(devices):
         raise InputError(
@@ -210,11 +218,12 @@ def _figures(
     chip = CHIPS[topology.partition(":")[0]]
     cost = hlo.cost(hlo.parse(compiled.executable.as_text() or ""))
     seconds = cost.cycles.total() / chip.clock
-    views = compiled.batch_per_chip * views_per_example(config)
-    flops = compiled.batch_per_chip * training_flops(config) / seconds
+    examples = compiled.batch_per_chip / config.mesh.spatial  # a chip's part of the work
+    views = examples * views_per_example(config)
+    flops = examples * training_flops(config) / seconds
     bandwidth = cost.memory_bytes.total() / seconds
     rows = {
-        "views a step": f"{views:,}",
+        "views a step": f"{views:,g}",
         "Mcycles a view": f"{cost.cycles.total() / views / 1e6:.2f}",
         "views a second": f"{views / seconds:,.1f}",
         "TFLOP/s of the network": f"{flops / 1e12:.1f}, {flops / chip.flops:.1%} of the peak",

@@ -1,14 +1,14 @@
 """Measures this program's parts, and what others would use for the same work, in one run.
 
-Every figure is the median of several rounds; contestants take turns within a round, so that what
-else the machine does meets all of them.
+Every figure is the median of several rounds; on CPUs contestants take turns within a round, so
+that what else the machine does meets all of them.
 """
 
-import importlib.util
 from typing import Any
 
 import ml_collections
 
+from bonescan_jax.benchmark.child import peers_python
 from bonescan_jax.benchmark.inference import benchmark_inference
 from bonescan_jax.benchmark.input import benchmark_reading
 from bonescan_jax.benchmark.loop import benchmark_loop
@@ -33,7 +33,7 @@ def benchmark(
     Args:
         config: of the run whose parts are measured; for input and loop its data must be prepared.
         what: one of `KINDS`.
-        peer: "torch" measures PyTorch and MONAI beside ours (extra `peers`), None ours alone.
+        peer: "torch" measures PyTorch and MONAI beside ours (`launch/setup.sh peers`), None ours alone.
         rounds: how often each contestant is measured.
         seconds: how long at least, each time.
 
@@ -46,6 +46,6 @@ def benchmark(
     validate(config)
     if peer and what not in WITH_PEERS:
         raise InputError(f"--peer=torch: found with --what={what}, which measures ours alone")
-    if peer and not all(importlib.util.find_spec(name) for name in ("torch", "monai")):
-        raise InputError("--peer=torch: needs torch and monai, expected `pip install .[peers]`")
+    if peer:
+        peers_python()  # refuses before anything is measured
     return KINDS[what](config, peer, rounds, seconds)

@@ -18,7 +18,7 @@ from bonescan_jax.benchmark.measure import (
 )
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.models.build import Tree, views_per_example
+from bonescan_jax.models.build import views_per_example
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.tasks import build_network, initial_weights, require_segmentation
 from bonescan_jax.tasks.segment import make_predict_step
@@ -91,12 +91,12 @@ def inference_work(config_json: str) -> Work:
         step = make_predict_step(pruned, mesh)
         name = head.replace("head_", "L")
         flops[name] = count_flops(step.trace(kept, image, reference).jaxpr.jaxpr)
-        pieces[name] = _piece(step, kept, image, reference)
+        pieces[name] = lambda step=step, kept=kept: to_host(step(kept, image, reference))
         pieces[name]()
-    return Work(pieces, {"flops": flops, "peak_memory": peak_memory()})
+    facts = {"flops": flops, "peak_memory": peak_memory()}
+    return Work(pieces, facts, jax.default_backend())
 
 
-def _piece(
-    step: Callable[..., jax.Array], weights: Tree, image: np.ndarray, reference: np.ndarray
-) -> Callable[[], Any]:
-    return lambda: jax.device_get(step(weights, image, reference))
+def to_host(probabilities: jax.Array) -> np.ndarray:
+    """The last predictor's (B, V, H, W, classes): `predict` too takes one row on the device."""
+    return jax.device_get(probabilities[-1])

@@ -1,7 +1,7 @@
 """How fast scans are read: from prepared records to batches, beside PyTorch and MONAI."""
 
-import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,9 @@ import ml_collections
 import numpy as np
 
 from bonescan_jax.augment import augment
+from bonescan_jax.benchmark.child import Child, peers_python
 from bonescan_jax.benchmark.measure import Rate, cores, print_table, read_config, spread
+from bonescan_jax.benchmark.peers import LOADERS, ImagePair
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.datasets.decode import decode
 from bonescan_jax.input_pipeline import (
@@ -33,6 +35,7 @@ class _Contestant(NamedTuple):
     batches: Callable[..., Iterator[Any]]
     arguments: tuple[Any, ...]
     cores: int
+    python: str = sys.executable
 
 
 def benchmark_reading(
@@ -118,23 +121,29 @@ def _peer_contestants(
     config: ml_collections.ConfigDict, folder: Path, cores: int
 ) -> list[_Contestant]:
     """Each peer without worker processes and with one a core; the better one counts."""
-    from bonescan_jax.benchmark.peers.input import PEERS, peer_batches
-
     pairs = _write_pairs(config, folder)
     size = (config.data.crop_height, config.data.crop_width, config.train.batch_size)
     return [
         _Contestant(
-            f"{name}, {workers} workers", peer_batches, (name, pairs, *size, workers), cores
+            f"{name}, {workers} workers",
+            _peer_batches,
+            (name, pairs, *size, workers),
+            cores,
+            peers_python(),
         )
-        for name in PEERS
+        for name in LOADERS
         for workers in sorted({0, cores})
     ]
 
 
-def _write_pairs(config: ml_collections.ConfigDict, folder: Path) -> list[Any]:
-    """The training images as they came, with their masks as PNG, for those who read files."""
-    from bonescan_jax.benchmark.peers.input import ImagePair
+def _peer_batches(*arguments: Any) -> Iterator[Any]:  # noqa: ANN401
+    from bonescan_jax.benchmark.peers.input import peer_batches
 
+    yield from peer_batches(*arguments)
+
+
+def _write_pairs(config: ml_collections.ConfigDict, folder: Path) -> list[ImagePair]:
+    """The training images as they came, with their masks as PNG, for those who read files."""
     pairs = []
     for number, record in enumerate(view_records(config, "train")):
         pair = ImagePair(folder / f"{number}.jpg", folder / f"{number}.png")
@@ -158,17 +167,9 @@ def _take_turns(
 
 def _in_own_process(contestant: _Contestant, seconds: float) -> float:
     """Batches a second in a fresh process that may use so many cores only."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_count_batches, args=(theirs, contestant, seconds))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{contestant.name}: its process died") from error
-    finally:
-        process.join()
+    arguments = (contestant, seconds)
+    with Child(contestant.name, contestant.python, _count_batches, arguments) as process:
+        return process.receive()
 
 
 def _count_batches(pipe: Any, contestant: _Contestant, seconds: float) -> None:  # noqa: ANN401

@@ -1,7 +1,6 @@
 """Contestants in processes of their own that take turns, and tables of what they needed."""
 
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from bonescan_jax.benchmark.child import Child
+from bonescan_jax.errors import InputError
 from bonescan_jax.runs.progress import Progress
 
 
@@ -30,6 +31,7 @@ class Work(NamedTuple):
 
     pieces: dict[str, Callable[[], Any]]  # each does its work once and waits for the end
     facts: dict[str, Any]
+    device: str = "cpu"  # that it runs on: cpu, gpu or tpu
 
 
 class Team(NamedTuple):
@@ -38,6 +40,7 @@ class Team(NamedTuple):
     name: str
     make: Callable[..., Work]
     arguments: tuple[Any, ...]
+    python: str = sys.executable  # the interpreter that has what it needs
 
 
 class Timing(NamedTuple):
@@ -79,6 +82,10 @@ def take_turns(
 ) -> tuple[dict[tuple[str, str], Timing], dict[str, dict[str, Any]]]:
     """Times all pieces of work of all teams, each once in every round.
 
+    On CPUs the teams take turns within a round, so that what else the machine does meets all of
+    them. An accelerator's memory is what they would share there: each team has it to itself, is
+    timed for all rounds and ends before the next one starts.
+
     Args:
         teams: each gets a process of its own, which does nothing while it is not its turn.
         rounds: how often each piece is timed.
@@ -87,57 +94,54 @@ def take_turns(
 
     Returns:
         Timings by (team, piece), and each team's facts.
+
+    Raises:
+        InputError: the teams do not run on the same kind of device.
+        RunError: the process of one ended early.
     """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    devices: dict[str, str] = {}
+
+    def measure(process: Child) -> None:
+        process.pipe.send("measure")
+        for piece, timing in process.receive().items():
+            found.setdefault((process.name, piece), []).append(timing)
+        progress.advance()
+
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(f"benchmark {what}", len(teams) * (rounds + 1)))
-        running = {}
+        waiting = []
         for team in teams:  # one after the other: compiling is timed too
-            running[team.name] = stack.enter_context(_Process(team, seconds))
+            process = Child(team.name, team.python, _serve, (team, seconds))
+            stack.push(process)
+            facts[team.name], devices[team.name] = process.receive()
             progress.advance()
+            _check_same_device(devices)
+            if devices[team.name] == "cpu":
+                waiting.append(process)
+            else:
+                for _ in range(rounds):
+                    measure(process)
+                process.close()
         for _ in range(rounds):
-            for name, process in running.items():
-                for piece, timing in process.measure().items():
-                    found.setdefault((name, piece), []).append(timing)
-                progress.advance()
-    timings = {key: Timing(*np.array(values).T) for key, values in found.items()}
-    return timings, {name: process.facts for name, process in running.items()}
+            for process in waiting:
+                measure(process)
+    return {key: Timing(*np.array(values).T) for key, values in found.items()}, facts
 
 
-class _Process:
-    """A team's process while it is needed."""
-
-    def __init__(self, team: Team, seconds: float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.name = team.name
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, team, seconds), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def __enter__(self) -> "_Process":
-        self.facts = self._receive()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.pipe.close()  # ends it
-        self.process.join()
-
-    def measure(self) -> dict[str, tuple[float, float]]:
-        """Seconds and core seconds a call of every piece of work."""
-        self.pipe.send("measure")
-        return self._receive()
-
-    def _receive(self) -> Any:  # noqa: ANN401
-        try:
-            return self.pipe.recv()
-        except EOFError as error:
-            raise RuntimeError(f"{self.name}: its process died") from error
+def _check_same_device(devices: dict[str, str]) -> None:
+    (first, expected), (last, found) = (list(devices.items())[at] for at in (0, -1))
+    if found != expected:
+        raise InputError(
+            f"benchmark: {last!r} runs on a {found} and {first!r} on a {expected}, expected the "
+            "same kind of device"
+        )
 
 
 def _serve(pipe: Connection, team: Team, seconds: float) -> None:
     work = team.make(*team.arguments)
-    pipe.send(work.facts)
+    pipe.send((work.facts, work.device))
     while True:
         try:
             pipe.recv()

@@ -4,8 +4,10 @@ All contestants do the same work on the same synthetic batch: forward, loss of e
 and AdamW, without augmentation. What augmentation adds is measured beside it.
 """
 
+import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from bonescan_jax.aot.arithmetic import saved_bytes, training_flops
+from bonescan_jax.benchmark.child import Child, peers_python
 from bonescan_jax.benchmark.measure import (
     Team,
     Timing,
@@ -23,6 +26,7 @@ from bonescan_jax.benchmark.measure import (
     read_config,
     take_turns,
 )
+from bonescan_jax.benchmark.peers import COMPILED_VARIANTS, MONAI_LEVELS, VARIANTS, Task
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
@@ -39,8 +43,9 @@ from bonescan_jax.train_step import (
 )
 
 DTYPES = ("float32", "bfloat16")
-MATMUL_SIZES = (1024, 2048, 4096)
-OURS = "ours"
+# Of an accelerator, a small product is over before it is waited for: large ones, queued, say more.
+MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "gpu": (4096, 8192, 16384), "tpu": (4096, 8192, 16384)}
+QUEUED = 4  # products before a wait; their results must fit into the memory
 SCHEDULE_STEPS = 1000  # of the learning rate; it costs the same at any length
 
 Timings = dict[tuple[str, str], Timing]
@@ -51,39 +56,45 @@ def benchmark_step(
 ) -> dict[str, Any]:
     """Figures of the step in the config's dtype, and under the other dtype's name in that one."""
     config.mesh.data = config.mesh.spatial = 1
-    teams = [Team(OURS, our_work, (config.to_json(),))]
+    teams = [Team(_ours(dtype), our_work, (config.to_json(), dtype)) for dtype in DTYPES]
     if peer:
         teams += _peer_teams(config)
     timings, facts = take_turns(teams, rounds, seconds, "step")
-    flops = facts[OURS]["flops"]
-    figures = {dtype: _figures(timings, facts, flops, dtype) for dtype in DTYPES}
+    figures = {dtype: _figures(timings, facts, dtype) for dtype in DTYPES}
     _print_step_table(config, timings, facts, figures)
     own = config.model.dtype
-    bare, augmented = (timings[OURS, name] for name in (f"step {own}", "augmented"))
+    bare, augmented = (timings[_ours(own), name] for name in ("step", "augmented"))
     share = float(np.median(1 - bare.seconds / augmented.seconds))
     figures[own]["augmentation_share"] = round(share, 3)
     return figures[own] | {dtype: figures[dtype] for dtype in DTYPES if dtype != own}
 
 
-def _figures(
-    timings: Timings, facts: dict[str, dict[str, Any]], flops: float, dtype: str
-) -> dict[str, Any]:
-    step, forward = (timings[OURS, f"{name} {dtype}"] for name in ("step", "forward"))
-    share = flops / step.rate().median / _best_matmul(timings, dtype)
+def _ours(dtype: str) -> str:
+    return f"ours, {dtype}"
+
+
+def _figures(timings: Timings, facts: dict[str, dict[str, Any]], dtype: str) -> dict[str, Any]:
+    ours = _ours(dtype)
+    step, forward = timings[ours, "step"], timings[ours, "forward"]
+    rates = {
+        piece: flops / timings[ours, piece].rate().median
+        for piece, flops in facts[ours]["flops"].items()
+    }
+    share = rates.pop("step") / max(rates.values())  # the others are matrix products
     result = {
         "step_seconds": round(step.rate().median, 4),
         "forward_seconds": round(forward.rate().median, 4),
         "share_of_matmul": round(share, 3),
         **{
-            name: round(facts[OURS][dtype][name], 3)
+            name: round(facts[ours][name], 3)
             for name in ("compile_seconds", "peak_memory_mib", "temporary_mib", "saved_mib")
         },
     }
     for peer in ("monai", "torch"):
         theirs = [name for name, _ in timings if name.startswith(peer) and name.endswith(dtype)]
-        for piece, ours, prefix in (("step", step, ""), ("forward", forward, "forward_")):
+        for piece, timing, prefix in (("step", step, ""), ("forward", forward, "forward_")):
             if theirs:  # the fastest counts
-                ratio = max(_ratio(ours, timings[name, piece]) for name in theirs)
+                ratio = max(_ratio(timing, timings[name, piece]) for name in theirs)
                 result[f"{prefix}ratio_to_{peer}"] = round(ratio, 3)
     return result
 
@@ -93,35 +104,28 @@ def _ratio(ours: Timing, theirs: Timing) -> float:
     return float(np.median(ours.seconds / theirs.seconds))
 
 
-def _best_matmul(timings: Timings, dtype: str) -> float:
-    """Multiplications and additions a second of the best matrix product."""
-    return max(
-        2 * size**3 / timings[OURS, f"matmul {size} {dtype}"].rate().median for size in MATMUL_SIZES
-    )
-
-
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-def our_work(config_json: str) -> Work:
-    """In each dtype the step with and without augmentation, a forward pass and matrix products."""
+def our_work(config_json: str, dtype: str) -> Work:
+    """The step without augmentation, a forward pass and matrix products; augmented in its dtype."""
     # Compiling is timed, so nothing may come from a cache.
     jax.config.update("jax_enable_compilation_cache", False)
     config = read_config(config_json)
-    own = config.model.dtype
-    facts: dict[str, Any] = {"flops": config.train.batch_size * training_flops(config)}
-    pieces: dict[str, Callable[[], Any]] = {}
-    for dtype in sorted(DTYPES, key=lambda dtype: dtype != own):  # memory peaks in the own one
-        config.model.dtype = dtype
-        step = PreparedStep(without_augmentation(config))
-        pieces[f"step {dtype}"] = step.run
-        facts[dtype] = step.facts | {"saved_mib": saved_bytes(config) / 2**20}
-        pieces[f"forward {dtype}"] = _forward(config, step.state)
-        for size in MATMUL_SIZES:
-            pieces[f"matmul {size} {dtype}"] = _matmul(size, jnp.dtype(dtype))
-    config.model.dtype = own
-    pieces["augmented"] = PreparedStep(config).run
-    return Work(pieces, facts)
+    own = dtype == config.model.dtype
+    config.model.dtype = dtype
+    device = jax.default_backend()
+    step = PreparedStep(without_augmentation(config))
+    pieces = {"step": step.run, "forward": _forward(config, step.state)}
+    flops = {"step": config.train.batch_size * training_flops(config)}
+    for size in MATMUL_SIZES[device]:
+        name, count = f"matmul {size}", 1 if device == "cpu" else QUEUED
+        pieces[name] = _matmul(size, jnp.dtype(dtype), count)
+        flops[name] = count * 2 * size**3
+    if own:
+        pieces["augmented"] = PreparedStep(config).run
+    facts = step.facts | {"saved_mib": saved_bytes(config) / 2**20, "flops": flops}
+    return Work(pieces, facts, device)
 
 
 def without_augmentation(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -188,11 +192,11 @@ def _forward(config: ml_collections.ConfigDict, state: TrainState) -> Callable[[
     return lambda: jax.block_until_ready(forward(params, stats, image))
 
 
-def _matmul(size: int, dtype: jnp.dtype) -> Callable[[], Any]:
-    """A product of square matrices with a float32 result."""
+def _matmul(size: int, dtype: jnp.dtype, count: int) -> Callable[[], Any]:
+    """So many products of square matrices with float32 results, queued, then waited for."""
     factor = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     multiply = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
-    return lambda: multiply(factor).block_until_ready()
+    return lambda: jax.block_until_ready([multiply(factor) for _ in range(count)])
 
 
 # ---- theirs --------------------------------------------------------------------------------------
@@ -200,8 +204,7 @@ def _matmul(size: int, dtype: jnp.dtype) -> Callable[[], Any]:
 
 def _peer_teams(config: ml_collections.ConfigDict) -> list[Team]:
     """Each variant of each peer in each dtype."""
-    from bonescan_jax.benchmark.peers.step import MONAI_LEVELS, VARIANTS, Task, peer_work
-
+    python = peers_python()
     same = default_config()
     same.model.levels = MONAI_LEVELS
     for section, names in {
@@ -232,12 +235,25 @@ def _peer_teams(config: ml_collections.ConfigDict) -> list[Team]:
         config.train.learning_rate,
         config.train.weight_decay,
     )
+    with Child("device", sys.executable, _send_device, ()) as process:
+        on_cpu = process.receive() == "cpu"
     return [
-        Team(f"{peer}, {variant}, {dtype}", peer_work, (peer, variant, dtype, task))
+        Team(f"{peer}, {variant}, {dtype}", _peer_work, (peer, variant, dtype, task), python)
         for dtype in DTYPES
         for peer, variants in VARIANTS.items()
-        for variant in variants
+        for variant in (*variants, *(() if on_cpu else COMPILED_VARIANTS[peer]))
     ]
+
+
+def _send_device(pipe: Connection) -> None:
+    """In a process of its own, for the one that asks must not hold the accelerator."""
+    pipe.send(jax.default_backend())
+
+
+def _peer_work(*arguments: Any) -> Work:  # noqa: ANN401
+    from bonescan_jax.benchmark.peers.step import peer_work
+
+    return peer_work(*arguments)
 
 
 # ---- table ---------------------------------------------------------------------------------------
@@ -249,20 +265,11 @@ def _print_step_table(
     facts: dict[str, dict[str, Any]],
     figures: dict[str, dict[str, Any]],
 ) -> None:
-    rows = []
-    for dtype in DTYPES:
-        figure = figures[dtype]
-        share = f"{figure['share_of_matmul']:.0%}"
-        memory = facts[OURS][dtype]["peak_memory_mib"] if dtype == config.model.dtype else None
-        rows.append(
-            _row(config, timings, (OURS, f"step {dtype}", f"forward {dtype}"), memory, share)
-        )
-    forward = f"forward {config.model.dtype}"
-    rows.append(_row(config, timings, (OURS, "augmented", forward)))
-    for name in facts:
-        if name != OURS:
-            memory = facts[name]["peak_memory"] / 2**20
-            rows.append(_row(config, timings, (name, "step", "forward"), memory))
+    own = config.model.dtype
+    rows = [_row(config, timings, name, "step", _memory(facts[name])) for name in facts]
+    for row, dtype in zip(rows, DTYPES, strict=False):  # ours come first
+        row[-2] = f"{figures[dtype]['share_of_matmul']:.0%}"
+    rows.insert(len(DTYPES), _row(config, timings, _ours(own), "augmented", ""))
     header = [
         "contestant",
         "step s",
@@ -276,23 +283,23 @@ def _print_step_table(
     print_table(header, rows)
 
 
+def _memory(facts: dict[str, Any]) -> str:
+    """MiB at most: of the device's allocator on both sides, on a CPU of the whole process."""
+    return f"{facts['peak_memory_mib']:.0f}"
+
+
 def _row(
-    config: ml_collections.ConfigDict,
-    timings: Timings,
-    key: tuple[str, str, str],
-    memory: float | None = None,
-    share: str = "",
+    config: ml_collections.ConfigDict, timings: Timings, name: str, step: str, memory: str
 ) -> list[str]:
-    name, step, forward = key
     rate = timings[name, step].rate()
     images = config.train.batch_size * views_per_example(config) / rate.median
     return [
-        name if name != OURS else f"{name}, {step}",
+        name if step == "step" else f"{name}, {step}",
         f"{rate.median:.3f}",
         f"{rate.low:.3f} to {rate.high:.3f}",
         f"{np.median(timings[name, step].core_seconds):.3f}",
-        f"{timings[name, forward].rate().median:.3f}",
+        f"{timings[name, 'forward'].rate().median:.3f}",
         f"{images:.2f}",
-        share,
-        "" if memory is None else f"{memory:.0f}",
+        "",
+        memory,
     ]

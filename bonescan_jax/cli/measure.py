@@ -26,7 +26,7 @@ def _define_benchmark(values: flags.FlagValues) -> None:
         "peer",
         None,
         ["torch"],
-        "Measure PyTorch and MONAI beside it; needs the extra `peers`.",
+        "Measure PyTorch and MONAI beside it; needs `bash launch/setup.sh peers` once.",
         flag_values=values,
     )
     integer_flag(values, "rounds", 5, "How often each is measured; the median counts.", 1)

@@ -97,8 +97,27 @@ def test_a_batch_that_the_chips_cannot_share_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(compile_module, "open_topology", lambda topology: [None] * 16)
     config = default_config()
     config.train.batch_size = 24
-    with pytest.raises(InputError, match=r"batch_size is 24, expected a multiple of the 16 chips"):
+    with pytest.raises(InputError, match=r"batch_size is 24, expected a multiple of the 16 shards"):
         compile_for(config, "v5e:4x4")
+
+
+def test_chips_along_the_spatial_axis_share_a_batch(
+    monkeypatch: pytest.MonkeyPatch, small_config: ml_collections.ConfigDict
+):
+    """As in training: two examples on a mesh of 2 (data) × 4 (spatial) are one each."""
+    compiled: list[int] = []
+
+    def compile_none(config: ml_collections.ConfigDict, devices: list, batch_per_chip: int):
+        compiled.append(batch_per_chip)
+        raise compile_module.TooLarge("enough seen")
+
+    monkeypatch.setattr(compile_module, "open_topology", lambda topology: [None] * 8)
+    monkeypatch.setattr(compile_module, "compile_at", compile_none)
+    small_config.train.batch_size = 2
+    small_config.mesh.spatial = 4
+    with pytest.raises(InputError, match="enough seen"):
+        compile_for(small_config, "v5e:2x4")
+    assert compiled == [1]
 
 
 def test_a_mesh_of_some_of_the_chips_is_refused():

@@ -35,8 +35,8 @@ def test_figures_of_the_step(
         assert dtype["peak_memory_mib"] > dtype["temporary_mib"] > 0
     assert figures["augmentation_share"] < 1
     table = capfd.readouterr().err
-    assert "| ours, step float32 |" in table
-    assert "| ours, augmented |" in table
+    assert "| ours, float32 |" in table
+    assert "| ours, float32, augmented |" in table
 
 
 def test_levels_of_inference(small_config: ml_collections.ConfigDict):

@@ -1,8 +1,7 @@
-"""What others would use for the same work: MONAI and plain PyTorch. Needs the extra `peers`."""
+"""Loaders of PyTorch and MONAI. Runs in `.venv-peers`."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import monai.data
@@ -10,14 +9,7 @@ import monai.transforms as mt
 import numpy as np
 import torch
 
-PEERS = ("torch", "monai", "monai_augmented")
-
-
-class ImagePair(NamedTuple):
-    """An image and its class mask as files, the form in which these libraries take them."""
-
-    image: Path  # JPEG
-    mask: Path  # PNG
+from bonescan_jax.benchmark.peers import ImagePair
 
 
 class _CropDataset(torch.utils.data.Dataset):
@@ -76,7 +68,7 @@ def peer_batches(
     """Endless batches of random crops as a peer loads them.
 
     Args:
-        peer: one of `PEERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without affine,
+        peer: one of `LOADERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without affine,
             flip, noise and contrast.
         pairs: the files.
         height: of a crop, in pixels.

@@ -1,8 +1,7 @@
-"""UNet++ of MONAI and of plain PyTorch, and a training step of each."""
+"""UNet++ of MONAI and of plain PyTorch, and a training step of each. Runs in `.venv-peers`."""
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from monai.networks.nets import BasicUNetPlusPlus
@@ -10,26 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from bonescan_jax.benchmark.measure import Work, peak_resident
-
-# Each network's variants; whoever compares takes the fastest.
-VARIANTS = {
-    "monai": ("instance norm", "batch norm, channels last"),
-    "torch": ("channels last",),
-}
-MONAI_LEVELS = 4  # its network has no other depth
-
-
-class Task(NamedTuple):
-    """What both sides compute."""
-
-    batch_size: int
-    height: int
-    width: int
-    channels: int  # of the input
-    classes: int
-    filters: tuple[int, ...]  # of rows 0 to levels
-    learning_rate: float
-    weight_decay: float
+from bonescan_jax.benchmark.peers import Task
 
 
 class _Block(nn.Module):
@@ -109,15 +89,18 @@ def peer_work(peer: str, variant: str, dtype: str, task: Task) -> Work:
 
     Args:
         peer: monai or torch.
-        variant: one of its `VARIANTS`.
+        variant: one of its `VARIANTS` or `COMPILED_VARIANTS`.
         dtype: float32, or bfloat16 under autocast.
         task: what is computed.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True  # XLA tries every convolution's algorithms too
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last if "channels last" in variant else torch.contiguous_format
     network = _network(peer, variant, task).to(device, memory_format=layout)
+    if variant.endswith("compiled"):
+        network = torch.compile(network)
     image = torch.rand(task.batch_size, task.channels, task.height, task.width)
     image = image.to(device, memory_format=layout)
     mask = torch.randint(0, task.classes, (task.batch_size, task.height, task.width)).to(device)
@@ -142,4 +125,7 @@ def peer_work(peer: str, variant: str, dtype: str, task: Task) -> Work:
             return forward()[-1].sum().item()
 
     step()
-    return Work({"step": step, "forward": forward_only}, {"peak_memory": peak_resident()})
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident()
+    pieces = {"step": step, "forward": forward_only}
+    return Work(pieces, {"peak_memory_mib": memory / 2**20}, "gpu" if on_gpu else "cpu")
