@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_mesh, replicated, to_host
 from bonescan_jax.errors import InputError
@@ -168,12 +169,16 @@ def resolve_predictor(workdir: Path, predictor: str, checkpoint: str = "newest")
     if checkpoint == "best":
         return find_step(workdir, checkpoint)[1]["predictor"]
     path = workdir / "evaluation" / BEST
-    try:
-        return json.loads(path.read_text())["predictor"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: does not name the best predictor ({error}); give --predictor=mean"
-        ) from error
+
+    def read() -> str:
+        try:
+            return json.loads(path.read_text())["predictor"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: does not name the best predictor ({error}); give --predictor=mean"
+            ) from error
+
+    return from_primary(read)
 
 
 def predictor_row(network: Network | ImageNetwork, predictor: str) -> int:

@@ -1,9 +1,9 @@
 """Runs `bonescan VERB …`: parses the flags of the verb, and turns errors into exit codes.
 
 Every verb ends with one line of JSON on standard output; progress and logs go to standard error.
-Exit codes: 0 done; 2 bad input, one sentence says which; 75 told to stop by SIGTERM or SIGINT, and
-saved: the same command goes on (train, crossvalidate); 130 interrupted (the others); 1 anything
-else, such as a full disk.
+Exit codes: 0 done; 2 bad input, one sentence says which; 75 try again: told to stop by a signal, so
+that the same command goes on (train, crossvalidate), or the workdir is in use; 130 interrupted (the
+others); 1 anything else, such as a full disk.
 """
 
 import json
@@ -14,9 +14,11 @@ from typing import Any
 
 from absl import flags
 
+from bonescan_jax.cli.flags import expand_home
 from bonescan_jax.cli.verbs import VERBS
 from bonescan_jax.cluster.compiler_flags import variables
-from bonescan_jax.errors import DISK_ERRORS, InputError, RunError
+from bonescan_jax.cluster.preemption import EXIT_CODE
+from bonescan_jax.errors import DISK_ERRORS, BusyError, InputError, RunError
 
 
 def main() -> None:
@@ -32,6 +34,9 @@ def main() -> None:
     except (InputError, flags.Error) as error:
         print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(2)
+    except BusyError as error:
+        print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except RunError as error:
         print(f"bonescan {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -69,7 +74,7 @@ def _dispatch(name: str, arguments: list[str]) -> dict[str, Any] | None:
     verb.define(values)
     # absl parses nothing before it has a program name.
     try:
-        rest = values([f"bonescan {name}", *arguments])[1:]
+        rest = values([f"bonescan {name}", *map(expand_home, arguments)])[1:]
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # What ml_collections raises for a misspelt key, a wrong type or a missing file.
         raise InputError(f"{error}".strip("'\"").replace("\n", " ")) from error
