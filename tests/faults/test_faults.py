@@ -48,7 +48,9 @@ def test_a_signal_ends_a_process_as_soon_as_all_is_saved(number: signal.Signals)
 
 def test_the_same_order_sent_twice_does_not_stop_the_save():
     """By a scheduler to a process and to its group, or as long as a slow disk saves."""
-    process = _listener("while not P.signal: time.sleep(0.01)\ntime.sleep(2); P.saved = 1")
+    process = _listener(
+        "while not P.signal: time.sleep(0.01)\ntime.sleep(2); P.saved = 1; time.sleep(60)"
+    )
     for pause in (0.0, 0.05, 0.5):
         process.send_signal(signal.SIGTERM)
         time.sleep(pause)
