@@ -24,6 +24,13 @@ class InputError(Exception):
     """
 
 
+class BusyError(Exception):
+    """Another run holds what this one needs; exit code 75: the same command works later.
+
+    The message is one sentence that says what, and who holds it.
+    """
+
+
 class RunError(Exception):
     """Something went wrong under way: a full disk, numbers that are none; exit code 1.
 

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_evaluation_mesh, replicated
 from bonescan_jax.errors import InputError
@@ -125,12 +126,16 @@ def resolve_predictor(workdir: Path, predictor: str, checkpoint: str = "newest")
         assert validation is not None  # it is the best of those that were validated
         return validation["predictor"]
     path = workdir / "evaluation" / BEST
-    try:
-        return json.loads(path.read_text())["predictor"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: does not name the best predictor ({error}); give --predictor=mean"
-        ) from error
+
+    def read() -> str:
+        try:
+            return json.loads(path.read_text())["predictor"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: does not name the best predictor ({error}); give --predictor=mean"
+            ) from error
+
+    return from_primary(read)
 
 
 def evaluate(

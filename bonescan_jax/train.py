@@ -8,25 +8,24 @@ from typing import Any
 
 import jax
 import ml_collections
-from jax.sharding import Mesh
 
 from bonescan_jax.aot.executable import load_executable
 from bonescan_jax.cluster.consensus import GO_ON, SAVE, STOP, Consensus
-from bonescan_jax.cluster.distributed import check_agreement, is_primary
+from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.cluster.watchdog import Watchdog
 from bonescan_jax.config import resolve_steps
-from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import BEST, make_validation
-from bonescan_jax.input_pipeline import example_records, training_batches
+from bonescan_jax.input_pipeline import training_batches
 from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.bad_numbers import NumberWatch
-from bonescan_jax.runs.checkpoint import Checkpoints, disk_errors_told
+from bonescan_jax.runs.checkpoint import Checkpoints, Saved, disk_errors_told
 from bonescan_jax.runs.progress import Progress
 from bonescan_jax.runs.sample_log import SampleLog
-from bonescan_jax.runs.workdir import MetricsLog, claimed, flatten, start_workdir, write_json
-from bonescan_jax.tasks import build_network, task_of, validate
+from bonescan_jax.runs.start import record_start, started
+from bonescan_jax.runs.workdir import MetricsLog, write_config, write_json
+from bonescan_jax.tasks import build_network, task_of
 from bonescan_jax.train_step import (
     TrainState,
     abstract_batch,
@@ -52,44 +51,35 @@ def train(
 
     Raises:
         InputError: config, data, workdir or executable cannot be used; nothing was changed.
+        BusyError: another run holds the workdir.
         RunError: the disk is full or read-only, or numbers are not finite.
         SystemExit: the process was told to stop, and all that was done is saved.
     """
     # ---- What to run, on what -------------------------------------------------------------------
-    validate(config)
-    mesh = make_mesh(config)
-    num_examples = len(example_records(config, "train"))
-    steps = {
-        name: resolve_steps(config.train, name, num_examples)
-        for name in ("num", "warmup", "eval_every", "save_every")
-    }
-    check_agreement({"the number of training examples": num_examples, **flatten(config.to_dict())})
-    with disk_errors_told(workdir), claimed(workdir):
-        start_workdir(workdir, config)
-        return _train(config, workdir, mesh, steps, num_examples, executable)
+    with disk_errors_told(workdir), started(workdir, config) as (saved, facts):
+        return _train(config, workdir, saved, facts, executable)
 
 
 def _train(
     config: ml_collections.ConfigDict,
     workdir: Path,
-    mesh: Mesh,
-    steps: dict[str, int],
-    num_examples: int,
+    on_disk: Saved,
+    facts: dict[str, Any],
     executable: Path | None,
 ) -> dict[str, Any]:
+    mesh = make_mesh(config)
+    steps = {
+        name: resolve_steps(config.train, name, facts["num_examples"])
+        for name in ("num", "warmup", "eval_every", "save_every")
+    }
+
     # ---- State, born sharded or restored onto the same shardings --------------------------------
     network = build_network(config)
     optimizer, schedule = make_optimizer(config.train, steps["num"], steps["warmup"])
     init, abstract = make_initial_state(config, optimizer, mesh)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-    restored = checkpoints.restore(abstract)
-    if restored:
-        state, position = restored
-        _check_position(position, config, num_examples)
-    else:
-        state, position = init(), {"seconds": 0.0}
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, on_disk)
+    state, position = checkpoints.restore(abstract) or (init(), {"seconds": 0.0})
     step = start = saved = int(state.step)
-    check_agreement({"the step to continue from": start})
     PREEMPTION.start(start)
 
     # ---- Functions that compile once ------------------------------------------------------------
@@ -100,7 +90,10 @@ def _train(
     validate_weights = make_validation(config, network, mesh)
     consensus = Consensus(mesh)
 
-    # ---- What is written and watched ------------------------------------------------------------
+    # ---- What is written and watched: up to here nothing was, so that a refusal changes nothing -
+    write_config(workdir, config)
+    record_start(workdir, start, facts)
+    checkpoints.remove_unfinished()
     validated = start in checkpoints.validations
     scores = checkpoints.validations[start]["scores"] if validated else {}
     log = MetricsLog(workdir, start, position["seconds"], validated)
@@ -127,15 +120,19 @@ def _train(
             last = step == steps["num"]
             unseen = step not in checkpoints.validations
             validates = unseen and _due(step, steps["eval_every"], last)
-            agreed = consensus(
-                STOP if PREEMPTION.signal else SAVE if save_timer.is_over() else GO_ON
-            )
-            saves = validates or agreed != GO_ON or _due(step, steps["save_every"], last)
+            due = validates or _due(step, steps["save_every"], last)
+            # Of several processes the answer comes a step later: asked once, by the first, and
+            # not where the step is saved anyway, so that nothing is saved twice in a row.
+            wishes_save = is_primary() and not due and save_timer.is_over()
+            if wishes_save:
+                save_timer.restart()
+            agreed = consensus(STOP if PREEMPTION.signal else SAVE if wishes_save else GO_ON)
+            saves = due or agreed != GO_ON
             if saves and step > saved:
                 with clock.paused(state), watchdog.paused():
                     metrics.read()  # no numbers that are none are saved
                     seconds = log.seconds()
-                    checkpoints.save(step, state, _position(step, config, num_examples, seconds))
+                    checkpoints.save(step, state, _position(step, config, facts, seconds))
                     saved = step
                     save_timer.restart()
             if agreed == STOP:
@@ -265,27 +262,17 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 
 def _position(
-    step: int, config: ml_collections.ConfigDict, num_examples: int, seconds: float
-) -> dict[str, int | float]:
+    step: int, config: ml_collections.ConfigDict, facts: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """Where the run stands beside its weights.
 
     Nothing random has a state: orders, crops, augmentation and dropout are functions of the seed
     and the number of the step or sample. So the next global sample index is where the data stands,
-    and the size of the data set what gives the index its meaning.
+    and the data set, known by its size and fingerprint, what gives the index its meaning.
     """
     return {
         "seed": config.seed,
         "next_sample": step * config.train.batch_size,
-        "num_examples": num_examples,
+        **facts,
         "seconds": seconds,  # of work on the run, before and after interruptions
     }
-
-
-def _check_position(
-    position: dict[str, int], config: ml_collections.ConfigDict, num_examples: int
-) -> None:
-    if position["num_examples"] != num_examples:
-        raise InputError(
-            f"{config.data.dir}: the training split of {config.data.name} holds {num_examples} "
-            f"examples, expected the {position['num_examples']} that the run was started on"
-        )

@@ -2,7 +2,8 @@
 # A training on a Cloud TPU slice, from its creation to its end.
 # Usage: launch/tpu_vm.sh [--dry-run] create|install|fetch|delete NAME
 #        launch/tpu_vm.sh [--dry-run] run NAME --config=FILE --workdir=DIR [FLAGS]
-# --dry-run prints the commands and runs none. DIR is on the shared disk, as share/runs/first.
+# --dry-run prints the commands and runs none. DIR is on the shared disk, as share/runs/first, unless
+# the slice is a single machine (TYPE up to 8 chips, such as v5litepod-8, which then must be set).
 # Settings and their defaults, from the environment:
 #   ZONE=us-west4-a  TYPE=v5litepod-16  VERSION=v2-alpha-tpuv5-lite  SPOT=1 (0: never preempted)
 #   SHARE=           HOST:/PATH of an NFS disk (Filestore); all workers write one checkpoint there
@@ -35,6 +36,20 @@ tpu() { say_or_do gcloud compute tpus tpu-vm "$@"; }
 # A slice is several machines, and each of them must run the same command.
 on_all() { tpu ssh "$name" "${zone[@]}" --worker=all --command="$1"; }
 
+# Each machine has a disk of its own beside the shared one; parts of a checkpoint would be everywhere.
+check_workdir() {
+  [[ "${TYPE:-v5litepod-16}" =~ -([0-9]+)$ && "${BASH_REMATCH[1]}" -le 8 ]] && return
+  local flag before=""
+  for flag in "$@"; do
+    [ "$before" != --workdir ] || flag="--workdir=$flag"
+    before="$flag"
+    if [[ "$flag" == --workdir=* && ! "$flag" =~ ^--workdir=(/|(\./)?share/) ]]; then
+      echo "tpu_vm.sh: $flag is on a disk of each machine alone, expected one below share/" >&2
+      exit 2
+    fi
+  done
+}
+
 case "$verb" in
   create)
     spot=()
@@ -54,6 +69,7 @@ case "$verb" in
     on_all "bash bonescan/launch/setup.sh tpu"
     ;;
   run)
+    check_workdir "$@"
     # auto: JAX asks the slice which worker this is. Ends with this terminal; start it in tmux.
     on_all "cd bonescan && .venv/bin/bonescan train --coordinator=auto $(printf '%q ' "$@")"
     ;;

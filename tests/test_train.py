@@ -1,10 +1,9 @@
 """Whole runs: interrupted and continued bit for bit, refused where they cannot continue, scored."""
 
+import copy
 import importlib.util
 import json
-import socket
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import bonescan_jax.train as loop
+from bonescan_jax.cluster.consensus import GO_ON, Consensus
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.evaluate import evaluate
-from bonescan_jax.runs.checkpoint import Checkpoints, newest_good
-from bonescan_jax.runs.workdir import claimed
+from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved
+from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.tasks import segment
 from bonescan_jax.train import train
 from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
@@ -38,7 +38,8 @@ CONFIGS = sorted(
 def saved_state(config: ml_collections.ConfigDict, workdir: Path) -> TrainState:
     optimizer, _ = make_optimizer(config.train, config.train.num_steps, 1)
     _, abstract = make_initial_state(config, optimizer, make_mesh(config))
-    return jax.device_get(Checkpoints(workdir, keep=1).restore(abstract)[0])
+    checkpoints = Checkpoints(workdir, 1, look_for_saved(workdir))
+    return jax.device_get(checkpoints.restore(abstract)[0])
 
 
 class Crash(Exception):
@@ -59,6 +60,12 @@ def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         compilation_cache.reset_cache()
         if settings is names:
             yield
+
+
+@pytest.fixture
+def no_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring whole scans would take longer than all that is tested."""
+    monkeypatch.setattr(loop, "make_validation", lambda *_: lambda *_: ("mean", {}))
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, happens: Callable[[dict], None]) -> None:
@@ -120,7 +127,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
         with pytest.raises(PreemptedError) as left:
             train(small_config, tmp_path / "told")
     assert left.value.code == 75
-    assert newest_good(tmp_path / "told" / "checkpoints")[0] == 3  # not due, and yet saved
+    assert look_for_saved(tmp_path / "told").step == 3  # not due, and yet saved
     train(small_config, tmp_path / "told")
     assert_same_end(small_config, tmp_path / "whole", tmp_path / "told")
 
@@ -157,7 +164,7 @@ def test_numbers_that_are_not_finite_stop_the_run_or_are_left_out(
     found = r"step 3: \d+ tensors .* first loss head_1; .*nonfinite.json .*checkpoints/2$"
     with pytest.raises(RunError, match=found):
         train(small_config, tmp_path)
-    assert newest_good(tmp_path / "checkpoints")[0] == 2
+    assert look_for_saved(tmp_path).step == 2
     [event] = json.loads((tmp_path / "nonfinite.json").read_text())["steps"]
     assert event["step"] == 3
     assert event["samples"] == list(range(16, 24))
@@ -172,22 +179,6 @@ def test_numbers_that_are_not_finite_stop_the_run_or_are_left_out(
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_a_workdir_in_use_is_refused(tmp_path: Path):
-    holder = (
-        "from pathlib import Path\nfrom bonescan_jax.runs.workdir import claimed\nimport time\n"
-    )
-    holder += f"with claimed(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    message = f"in use by process {process.pid} on host {socket.gethostname()}"
-    with pytest.raises(InputError, match=message), claimed(tmp_path):
-        pass
-    process.kill()  # without any chance to tidy up
-    process.wait()
-    with claimed(tmp_path):
-        pass
-
-
 def test_a_finished_run_stays_as_it_is(small_config: ml_collections.ConfigDict, tmp_path: Path):
     train(small_config, tmp_path)
     before = saved_state(small_config, tmp_path)
@@ -196,14 +187,131 @@ def test_a_finished_run_stays_as_it_is(small_config: ml_collections.ConfigDict, 
     jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
 
 
-def test_what_cannot_continue_is_refused(small_config: ml_collections.ConfigDict, tmp_path: Path):
+def everything(workdir: Path) -> dict[str, tuple[int, bytes]]:
+    """Time and content of every file and folder."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (workdir, *workdir.rglob("*"))
+    }
+
+
+def test_what_cannot_continue_is_refused_and_nothing_is_changed(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, no_validation: None
+):
+    small_config.train.num_steps = 1
+    run = tmp_path / "run"
+    train(small_config, run)
+    small_config.train.log_every_steps = 5  # changes nothing that is computed
+    small_config.model.remat = "activations"  # nothing but rounding
+    train(small_config, run)
+
+    other = tmp_path / "other"
+    shutil.copytree(small_config.data.dir, other)
+    splits = other / "phantom" / "splits.json"
+    content = json.loads(splits.read_text())
+    swapped = {"train": content["splits"]["test"] + content["splits"]["train"][2:]}
+    splits.write_text(json.dumps(content | {"splits": content["splits"] | swapped}))
+    (run / "checkpoints" / "9.unfinished").mkdir()
+    before = everything(run)
+    for changes, message in (
+        ({"train.learning_rate": 0.5}, r"config.json: train.learning_rate is 0.001 in the run"),
+        ({"data.dir": str(other)}, "prepared from other scans or with other splits"),
+        ({"data.views": "both"}, "data.views is 'each' in the run"),
+        ({"data.dir": str(tmp_path / "none")}, "holds no prepared data set"),
+        ({"mesh.data": 3}, "mesh"),
+    ):
+        changed = copy.deepcopy(small_config)
+        changed.update_from_flattened_dict(changes)
+        with pytest.raises(InputError, match=message):
+            train(changed, run)
+        assert everything(run) == before
+        with pytest.raises(InputError):
+            train(changed, tmp_path / "new" / "run", tmp_path / "no_executable")
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_config_that_does_not_fit_its_checkpoint_is_told_in_a_sentence(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, no_validation: None
+):
     small_config.train.num_steps = 1
     train(small_config, tmp_path)
-    small_config.train.log_every_steps = 5  # changes nothing that is computed
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("8,\n      8\n", "8,\n      16\n"))
+    assert read_config(tmp_path).model.filters == (4, 8, 16)
+    message = r"checkpoints/1: does not hold the arrays of the network of .*/config.json, expected"
+    with pytest.raises(InputError, match=message):
+        evaluate(tmp_path, "test", "mean")
+
+
+def test_a_run_goes_on_under_a_program_with_more_settings(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, no_validation: None
+):
+    small_config.train.num_steps = 1
     train(small_config, tmp_path)
-    small_config.train.learning_rate = 0.5
-    with pytest.raises(InputError, match=r"config.json: train.learning_rate is 0.001 in the run"):
+    path, position = tmp_path / "config.json", tmp_path / "checkpoints" / "1" / "position"
+    old = json.loads(path.read_text())
+    del old["loss"]["overlap_weight"]
+    path.write_text(json.dumps(old))
+    assert "data_fingerprint" in (position / "metadata").read_text()
+    assert train(small_config, tmp_path)["step"] == 1
+    assert json.loads(path.read_text())["loss"]["overlap_weight"] == 1.0
+
+    path.write_text(json.dumps(old | {"later": 1}))
+    with pytest.raises(InputError, match="later is 1 in the run to continue, expected a setting"):
         train(small_config, tmp_path)
+
+
+def test_every_start_is_recorded_with_what_computes(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, no_validation: None
+):
+    small_config.train.num_steps = 1
+    train(small_config, tmp_path)
+    train(small_config, tmp_path)
+    starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 1]
+    assert starts[0]["packages"]["jax"] == jax.__version__
+    assert starts[0]["devices"] == jax.device_count()
+    position = look_for_saved(tmp_path).position
+    assert starts[0]["data_fingerprint"] == position["data_fingerprint"]
+
+
+def test_a_save_by_time_happens_once_though_its_answer_comes_late(
+    small_config: ml_collections.ConfigDict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_validation: None,
+):
+    """As of several processes, the answer is that to the question before."""
+
+    class Late(Consensus):
+        asked = GO_ON
+
+        def __call__(self, wish: int) -> int:
+            answer, self.asked = self.asked, wish
+            return answer
+
+    now, saved = 0.0, []
+    small_config.train.update({"num_steps": 12, "eval_every_steps": 0, "save_every_steps": 0})
+    small_config.train.save_every_minutes = 3.5 / 60
+    save = Checkpoints.save
+
+    def tick(*_: Any) -> None:
+        nonlocal now
+        now += 1
+
+    def note(self: Checkpoints, step: int, *rest: Any) -> None:
+        saved.append(step)
+        save(self, step, *rest)
+
+    class Time:
+        monotonic = staticmethod(lambda: now)
+
+    monkeypatch.setattr(loop, "time", Time)
+    monkeypatch.setattr(loop, "Consensus", Late)
+    monkeypatch.setattr(loop.SampleLog, "write", tick)
+    monkeypatch.setattr(Checkpoints, "save", note)
+    train(small_config, tmp_path)
+    assert saved == [5, 10, 12]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

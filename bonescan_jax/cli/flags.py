@@ -27,6 +27,12 @@ def refuse_positionals(rest: list[str]) -> None:
         raise InputError(f"found {' '.join(rest)!r}, expected flags only; see --help")
 
 
+def expand_home(argument: str) -> str:
+    """--FLAG=~/PATH with the user's folder in it: a shell expands ~ only where a word begins."""
+    name, equals, value = argument.partition("=")
+    return name + equals + os.path.expanduser(value) if name.startswith("--") else argument
+
+
 def string_flag(values: flags.FlagValues, name: str, default: str | None, text: str) -> None:
     """Defines a flag that holds text."""
     flags.DEFINE_string(name, default, text, flag_values=values)
@@ -176,15 +182,14 @@ def process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "num_processes",
         environment("JAX_NUM_PROCESSES"),
-        "In the job.",
+        "In the job; 1: this process is alone, also as a task of srun.",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_integer(
         "process_id",
-        # Kubernetes numbers the pods of an indexed job.
-        environment("JAX_PROCESS_ID", environment("JOB_COMPLETION_INDEX")),
-        "Of this one, from 0.",
+        environment("JAX_PROCESS_ID"),
+        "Of this one, from 0; a pod of an indexed Kubernetes job knows its own.",
         lower_bound=0,
         flag_values=values,
     )

@@ -1,9 +1,9 @@
 """Runs `bonescan VERB …`: parses the flags of the verb, and turns errors into exit codes.
 
 Every verb ends with one line of JSON on standard output; progress and logs go to standard error.
-Exit codes: 0 done; 2 bad input, one sentence says which; 75 told to stop by SIGTERM or SIGINT, and
-saved: the same command goes on (train, crossvalidate); 130 interrupted (the others); 141 nobody
-reads standard output any more; 1 anything else, such as a full disk.
+Exit codes: 0 done; 2 bad input, one sentence says which; 75 try again: told to stop by a signal, so
+that the same command continues (train, crossvalidate), or the workdir is in use; 130 interrupted
+(the others); 141 nobody reads standard output any more; 1 anything else, such as a full disk.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from bonescan_jax.cli.flags import last_of_each, parse_flags, read_config
+from bonescan_jax.cli.flags import expand_home, last_of_each, parse_flags, read_config
 from bonescan_jax.cli.verb import Verb
 from bonescan_jax.cli.verbs import VERBS
 from bonescan_jax.cluster.compiler_flags import variables
-from bonescan_jax.errors import PATH_ERRORS, InputError, RunError
+from bonescan_jax.cluster.preemption import EXIT_CODE
+from bonescan_jax.errors import PATH_ERRORS, BusyError, InputError, RunError
 
 
 def main() -> None:
@@ -36,6 +37,8 @@ def main() -> None:
             _say(json.dumps(result))
     except (InputError, flags.Error) as error:
         _leave(name, f"{error}", 2)
+    except BusyError as error:
+        _leave(name, f"{error}", EXIT_CODE)
     except RunError as error:
         _leave(name, f"{error}", 1)
     except OSError as error:
@@ -138,7 +141,7 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> tuple[flags.FlagValue
     flags.DEFINE_bool("help", False, "Shows this.", short_name="h", flag_values=values)
     verb.define(values)
     # absl parses nothing before it has a program name.
-    command = [f"bonescan {name}", *last_of_each(arguments)]
+    command = [f"bonescan {name}", *map(expand_home, last_of_each(arguments))]
     return values, parse_flags(values, command)[1:]
 
 

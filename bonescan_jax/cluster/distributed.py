@@ -1,10 +1,9 @@
-"""The processes of one job: how they find each other, what they must agree on, how they end.
+"""The processes of one job: how they find each other, and how they end.
 
 One process needs none of this, and none of it happens then.
 """
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -14,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
-from bonescan_jax.errors import InputError, RunError
+from bonescan_jax.cluster.preemption import EXIT_CODE, PREEMPTION, PreemptedError
+from bonescan_jax.errors import BusyError, InputError, RunError
+
+# Clusters start processes one by one, and make a node first where none is free, which takes many
+# minutes; JAX' own 5 would be a failure of the job each time.
+START_SECONDS = 30 * 60
 
 # A process silent for so long is dead, and JAX ends the others: a whole job is down within a
 # minute. Heartbeats come from a thread of their own: compiling or a slow disk delays none.
@@ -52,17 +53,30 @@ def joined_processes(
     """
     settings = initialize_settings(coordinator, num_processes, process_id, os.environ)
     if settings is None:
+        if jax.process_count() > 1:  # a TPU slice knows without being told
+            raise InputError(
+                f"this machine is one of {jax.process_count()} of a slice, expected "
+                "--coordinator=auto on each of them"
+            )
+        _say_devices()
         yield
         return
+    print(
+        f"bonescan: waits for the other processes of the job, {START_SECONDS // 60} minutes at "
+        "most",
+        file=sys.stderr,
+    )
     # JAX would take SIGTERM for itself; `preemption` listens to it, and alone.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
+        initialization_timeout=START_SECONDS,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         **settings,
     )
     PREEMPTION.alone = jax.process_count() == 1
     try:
+        _say_devices()
         yield
     except PreemptedError:  # by agreement: all of them
         jax.distributed.shutdown()
@@ -88,6 +102,10 @@ def initialize_settings(
     if coordinator or num_processes is not None or process_id is not None:
         if num_processes == 1:
             return None
+        if coordinator and num_processes is not None and process_id is None:
+            # Only here: a job of pods that each do a run of their own has such numbers too.
+            index = environment.get("JOB_COMPLETION_INDEX")
+            process_id = int(index) if index else None
         _check_explicit(coordinator, num_processes, process_id)
         return {
             "coordinator_address": coordinator,
@@ -97,12 +115,46 @@ def initialize_settings(
         }
     # Only `srun` sets this: in the batch script itself there is one process, whatever --ntasks is.
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        # JAX takes the n-th GPU for the n-th task of a host, which is wrong where Slurm shows each
-        # task a single one (--gpus-per-task): that one is number 0.
-        bound = environment.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0
-        devices = [0] if bound and "CUDA_VISIBLE_DEVICES" in environment else None
-        return {"cluster_detection_method": "slurm", "local_device_ids": devices}
+        return {
+            "cluster_detection_method": "slurm",
+            "local_device_ids": _gpus_of_task(environment),
+        }
     return None
+
+
+def _gpus_of_task(environment: Mapping[str, str]) -> list[int] | None:
+    """Which of the GPUs that a task of Slurm sees are its own; None where it sees none.
+
+    Slurm shows each task either its own GPUs (--gpus-per-task, --gpu-bind) or all of the node, of
+    which JAX would take one a task, whatever is left.
+
+    Raises:
+        InputError: the tasks of this node cannot share its GPUs evenly.
+    """
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return None
+    visible = len(environment["CUDA_VISIBLE_DEVICES"].split(","))
+    on_node = int(environment.get("SLURM_GPUS_ON_NODE", visible))
+    if visible == 1 or visible < on_node or "SLURM_GPUS_PER_TASK" in environment:
+        return list(range(visible))
+    tasks = _tasks_of_node(environment)
+    share, left = divmod(visible, tasks)
+    if left:
+        raise InputError(
+            f"Slurm gives this node {tasks} tasks and {visible} GPUs, expected a number of GPUs "
+            "that the tasks divide: set --ntasks-per-node and --gpus-per-node"
+        )
+    first = share * int(environment["SLURM_LOCALID"])
+    return list(range(first, first + share))
+
+
+def _tasks_of_node(environment: Mapping[str, str]) -> int:
+    """How many tasks of the step run on this node, from Slurm's "4(x2),3": 4, 4 and 3."""
+    tasks: list[int] = []
+    for part in environment["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        tasks += [int(count)] * int(times or 1)
+    return tasks[int(environment["SLURM_NODEID"])]
 
 
 def _check_explicit(
@@ -132,39 +184,24 @@ def is_primary() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def check_agreement(values: dict[str, Any]) -> None:
-    """Checks that all processes of the job hold the same values.
-
-    Processes that computed different things would wait for each other, or average nonsense.
-
-    Args:
-        values: name to what JSON can hold.
-
-    Raises:
-        InputError: on every process, if one of them holds another value than process 0.
-    """
-    if jax.process_count() == 1:
-        return
-    text = json.dumps(values, sort_keys=True).encode()
-    length = int(multihost_utils.process_allgather(np.int32(len(text))).max())
-    padded = np.frombuffer(text.ljust(length), np.uint8)
-    everyone = [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
-    for process, theirs in enumerate(everyone):
-        for name in sorted(values.keys() | theirs.keys()):
-            expected, found = everyone[0].get(name), theirs.get(name)
-            if found != expected:
-                raise InputError(
-                    f"{name} is {found!r} in process {process} of {len(everyone)}, expected "
-                    f"{expected!r} as in process 0; start all with the same command and data"
-                )
+def _say_devices() -> None:
+    """One line for the log: which process this is, and what it computes on."""
+    devices = jax.local_devices()
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    memory = f", {limit / 2**30:.1f} GiB each" if limit else ""
+    print(
+        f"bonescan: process {jax.process_index()} of {jax.process_count()}: {len(devices)} devices "
+        f"({devices[0].device_kind}{memory})",
+        file=sys.stderr,
+    )
 
 
 def _leave(error: Exception) -> None:
     """Says why and exits now, so that the others do not wait for this process."""
     where = f"bonescan: process {jax.process_index()} of {jax.process_count()}"
     code = 1
-    if isinstance(error, InputError | RunError):
-        code = 2 if isinstance(error, InputError) else 1
+    if isinstance(error, InputError | RunError | BusyError):
+        code = {InputError: 2, BusyError: EXIT_CODE}.get(type(error), 1)
         print(f"{where}: {error}", file=sys.stderr)
     elif isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
         reason = str(error).splitlines()[0]

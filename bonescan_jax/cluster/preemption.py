@@ -1,9 +1,12 @@
-"""Being told to stop: on SIGTERM or SIGINT a run saves once and exits with a code to requeue on.
+"""Being told to stop: on a signal a run saves once and exits with a code to requeue on.
 
 A signal can come while Python waits for something else, such as a compilation of minutes, and a
 scheduler kills what is still there after its grace period (30 s on Slurm and Kubernetes, unless set
 otherwise). So a thread listens: if nothing was done since the last save, it ends the process at
 once; otherwise the loop saves between two steps. It imports no JAX: it has to be there before.
+
+One order to stop often comes as several signals, from a scheduler to a process and to its group. So
+only a later one means that nobody wants to wait for the save: Ctrl-C again, or any after a while.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import multiprocessing
 import os
 import select
 import signal
+import stat
 import threading
 import time
 from typing import NoReturn
@@ -18,7 +22,12 @@ from typing import NoReturn
 # EX_TEMPFAIL of sysexits.h: a failure that goes away by itself, try again. Nothing else here or in
 # Python exits with it, so a scheduler can requeue on it and on nothing else.
 EXIT_CODE = 75
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: the terminal was closed
+
+# So long after the first signal another one is no longer the same order once more. Ctrl-C, which a
+# person presses, means it sooner; but srun hands on what the terminal has sent already.
+_IMPATIENT_SECONDS = {"SIGINT": 0.3}
+_IMPATIENT_SECONDS_OF_OTHERS = 10.0
 
 _POLL_SECONDS = 0.02
 
@@ -44,13 +53,14 @@ class Preemption:
         self.alone = True
 
     def install(self) -> None:
-        """Handles SIGTERM and SIGINT from here on; call it from the main thread."""
+        """Handles SIGNALS from here on, save what nohup ignores; call it from the main thread."""
         read, write = os.pipe()
         os.set_blocking(write, False)
         # The signal's number goes into the pipe from C, even where Python code cannot run now.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda *_: None)  # what is to be done, the thread does
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)  # what is to be done, the thread does
         threading.Thread(target=self._listen, args=(read,), name="preemption", daemon=True).start()
 
     def start(self, step: int) -> None:
@@ -67,14 +77,27 @@ class Preemption:
         raise PreemptedError(EXIT_CODE)
 
     def _listen(self, read: int) -> None:
-        self.signal = signal.Signals(os.read(read, 1)[0]).name
+        self.signal = self._next(read)
+        first = time.monotonic()
         while True:
             if self.alone and self.done == self.saved:
                 _leave(f"{self.signal}: step {self.saved} is saved")
             if select.select([read], [], [], _POLL_SECONDS)[0]:
-                _leave(
-                    f"{self.signal} and another signal: step {self.saved} was the last one saved"
-                )
+                another = self._next(read)
+                patience = _IMPATIENT_SECONDS.get(another, _IMPATIENT_SECONDS_OF_OTHERS)
+                if time.monotonic() - first >= patience:
+                    _leave(
+                        f"{self.signal} and later {another}, before step {self.done} was saved: "
+                        f"step {self.saved} was the last one saved"
+                    )
+
+    @staticmethod
+    def _next(read: int) -> str:
+        """Waits for a signal and tells its name."""
+        number = signal.Signals(os.read(read, 1)[0])
+        if number == signal.SIGHUP:
+            _drop_terminal()
+        return number.name
 
 
 PREEMPTION = Preemption()  # one: signals are a matter of the process
@@ -86,6 +109,14 @@ def _leave(reason: str) -> NoReturn:
         child.kill()
     _tell(reason)
     os._exit(EXIT_CODE)
+
+
+def _drop_terminal() -> None:
+    """Lets output go nowhere where it went to a terminal that is gone: writing would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
 
 
 def _tell(reason: str) -> None:

@@ -11,6 +11,8 @@ from types import TracebackType
 
 import jax
 
+PAUSE_FACTOR = 3
+
 
 class Watchdog:
     """Prints the stacks of all threads, once, when no step was done for `minutes`.
@@ -18,7 +20,8 @@ class Watchdog:
     A lost collective, a file system that hangs and a worker that died all look the same from
     outside: nothing happens. The stacks tell them apart. Nothing is ended: the step may yet come.
 
-    Use it as a context manager. Before the first step, which compiles, it does not count.
+    Use it as a context manager. Before the first step, which compiles, it does not count. Saving
+    and validating may take PAUSE_FACTOR times as long; hosts and disks can hang there too.
     """
 
     def __init__(self, workdir: Path, minutes: float) -> None:
@@ -48,8 +51,8 @@ class Watchdog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not count what is no step: evaluation and saving take as long as they take."""
-        self.deadline = None
+        """Gives what is no step, evaluation and saving, more time."""
+        self.deadline = time.monotonic() + PAUSE_FACTOR * self.seconds
         yield
         self.deadline = time.monotonic() + self.seconds
 
@@ -65,7 +68,7 @@ class Watchdog:
             for out in (sys.stderr, file):
                 print(
                     f"watchdog: process {jax.process_index()} of {jax.process_count()} did no step "
-                    f"for {self.seconds / 60:g} minutes after step {self.step}, "
+                    f"for {self.seconds / 60:g} minutes or more after step {self.step}, "
                     f"{time.strftime('%Y-%m-%d %H:%M:%S')}; its threads stand at:",
                     file=out,
                     flush=True,

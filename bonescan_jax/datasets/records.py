@@ -1,5 +1,6 @@
 """Records of a prepared data set, by split or fold; read and parsed without TensorFlow."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -134,6 +135,17 @@ def read_settings(path: Path) -> dict[str, Any]:
             "prepared with; choose another name or remove that folder."
         ) from error
     return settings
+
+
+def data_fingerprint(data_dir: Path, name: str) -> str:
+    """A checksum of what a data set was made of: its source, and the patients of each split.
+
+    Raises:
+        InputError: there is no such data set.
+    """
+    settings = read_settings(Path(data_dir) / name)
+    parts = {key: settings.get(key) for key in ("version", "splits", "folds", "source_sha256")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def num_folds(data_dir: Path, name: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.errors import RunError
 from bonescan_jax.models.build import Tree
 from bonescan_jax.runs.checkpoint import last_good
@@ -69,12 +70,14 @@ class NumberWatch:
             for name, size in zip(names, health[kind], strict=True)
             if not np.isfinite(size)
         ]
-        remains = last_good(self.workdir)
+        # With "skip" the run goes on, and all files need not be read for every sick step.
+        goes_on = self.policy == "skip" and self.in_a_row < SKIPS_IN_A_ROW
+        remains = f"step {PREEMPTION.saved} is saved" if goes_on else last_good(self.workdir)
         samples = health["sample"].tolist()
         self.events.append({"step": step, "samples": samples, "tensors": bad, "remains": remains})
         write_json(self.path, {"steps": self.events})
         found = f"step {step}: {len(bad)} tensors hold numbers that are not finite, first {bad[0]}"
-        if self.policy == "skip" and self.in_a_row < SKIPS_IN_A_ROW:
+        if goes_on:
             print(f"bonescan: {found}; its update is left out, see {self.path}", file=sys.stderr)
             return
         skipped = f" ({SKIPS_IN_A_ROW} steps in a row)" if self.policy == "skip" else ""

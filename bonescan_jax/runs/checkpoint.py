@@ -1,6 +1,7 @@
 """Saves and restores a run with Orbax: all that it takes to go on lies in one folder a step."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -9,13 +10,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.errors import DISK_ERRORS, InputError, RunError
@@ -30,6 +29,44 @@ TRAIN, AVERAGE, POSITION = "train", "average", "position"
 VALIDATION = "validation"
 
 
+class Saved(NamedTuple):
+    """What a workdir holds, as process 0 saw it; JSON, so that it can tell the others."""
+
+    step: int | None  # the newest that is whole; None where none was saved
+    damaged: list[int]  # those after it
+    validations: list[tuple[int, dict[str, Any]]]  # step, and what its validation found
+    position: dict[str, Any]  # of `step`: what was given to `Checkpoints.save`
+
+
+def look_for_saved(workdir: Path) -> Saved:
+    """Looks which steps a workdir holds, in this process alone: see `from_primary`.
+
+    Each damaged one is named in a sentence on standard error.
+
+    Raises:
+        InputError: steps were saved, but none of them is whole any more.
+    """
+    folder = _folder(workdir)
+    step, damaged = _newest_good(folder)
+    for each, reason in damaged.items():
+        print(
+            f"bonescan: {folder / str(each)} is left out, it is damaged: {reason}; "
+            f"step {step} takes its place",
+            file=sys.stderr,
+        )
+    if step is None:
+        return Saved(None, [], [], {})
+    validations = []
+    for other in _steps(folder):
+        with contextlib.suppress(manifest.DamagedError):
+            record = manifest.read(folder / str(other))
+            if other <= step and VALIDATION in record:
+                validations.append((other, record[VALIDATION]))
+    # Orbax would read it in all processes, and let each wait for the others.
+    position = json.loads((folder / str(step) / POSITION / "metadata").read_text())
+    return Saved(step, list(damaged), validations, position)
+
+
 class Checkpoints:
     """The saved steps of the run in a workdir: the last few, and the best.
 
@@ -40,12 +77,13 @@ class Checkpoints:
     Args:
         workdir: of the run.
         keep: how many of the last steps to keep, beside the best.
+        saved: what the workdir holds; the same in every process of a job.
     """
 
-    def __init__(self, workdir: Path, keep: int) -> None:
-        self.folder, self.keep = _folder(workdir), keep
-        self.validations: dict[int, dict[str, Any]] = {}  # by step: what `record_validation` got
-        self._damaged: set[int] = set()
+    def __init__(self, workdir: Path, keep: int, saved: Saved) -> None:
+        self.folder, self.keep, self._saved = _folder(workdir), keep, saved
+        self.validations = dict(saved.validations)  # by step: what `record_validation` got
+        self._damaged = set(saved.damaged)
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._background = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -57,25 +95,22 @@ class Checkpoints:
             abstract: shapes, types and the shardings to restore onto, whatever they were at saving.
 
         Raises:
-            InputError: steps were saved, but none of them is whole any more.
+            InputError: the saved state has other shapes.
         """
-        if is_primary():
-            self._remove_unfinished()
-        step, self._damaged = newest_good(self.folder)
-        if step is None:
+        if self._saved.step is None:
             return None
-        for other in _steps(self.folder):
-            with contextlib.suppress(manifest.DamagedError):
-                record = manifest.read(self.folder / str(other))
-                if other <= step and VALIDATION in record:
-                    self.validations[other] = record[VALIDATION]
         arguments = {
             TRAIN: ocp.args.StandardRestore(_train_items(abstract)),
             AVERAGE: ocp.args.StandardRestore(abstract.average),
-            POSITION: ocp.args.JsonRestore(),
         }
-        items = _restore_items(self.folder / str(step), arguments)
-        return TrainState(**items[TRAIN], average=items[AVERAGE]), items[POSITION]
+        items = _restore_items(self.folder / str(self._saved.step), arguments)
+        return TrainState(**items[TRAIN], average=items[AVERAGE]), self._saved.position
+
+    def remove_unfinished(self) -> None:
+        """Removes what a run left that was killed while it saved."""
+        if is_primary():
+            for path in self.folder.glob("*.unfinished*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         """Starts saving a state; PREEMPTION.saved tells when it is on disk.
@@ -144,11 +179,6 @@ class Checkpoints:
             shutil.rmtree(self.folder / str(step), ignore_errors=True)
             self.validations.pop(step, None)
 
-    def _remove_unfinished(self) -> None:
-        """Removes what a run left that was killed while it saved."""
-        for path in self.folder.glob("*.unfinished*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     def _unfinished(self, step: int) -> Path:
         return self.folder / f"{step}.unfinished"
 
@@ -188,36 +218,6 @@ def last_good(workdir: Path) -> str:
     return "no checkpoint is left to continue from"
 
 
-def newest_good(folder: Path) -> tuple[int | None, set[int]]:
-    """The newest step that is whole, None where none was saved, and the damaged ones after it.
-
-    Each damaged one is named in a sentence on standard error.
-
-    Raises:
-        InputError: steps were saved, but none of them is whole any more.
-    """
-    # One process looks: on a network's disk another might see something else, and each must
-    # restore the same step.
-    step, damaged, problem = None, {}, None
-    if is_primary():
-        try:
-            step, damaged = _newest_good(folder)
-            for each, reason in damaged.items():
-                print(
-                    f"bonescan: {folder / str(each)} is left out, it is damaged: {reason}; "
-                    f"step {step} takes its place",
-                    file=sys.stderr,
-                )
-        except InputError as error:
-            problem = error
-    found = -2 if problem else -1 if step is None else step
-    if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-    if found == -2:
-        raise problem or InputError(f"{folder}: holds no good checkpoint; process 0 says why")
-    return (None if found == -1 else found), set(damaged)
-
-
 def _newest_good(folder: Path) -> tuple[int | None, dict[int, str]]:
     damaged: dict[int, str] = {}
     for step in reversed(_steps(folder)):
@@ -248,12 +248,17 @@ def find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
     Raises:
         InputError: there is no such step.
     """
+    step, validation = from_primary(lambda: _find_step(workdir, which))
+    return step, validation
+
+
+def _find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
     folder = _folder(workdir)
     if which == "newest":
-        step, _ = newest_good(folder)
-        if step is None:
+        saved = look_for_saved(workdir)
+        if saved.step is None:
             raise InputError(f"{folder}: holds no finished checkpoint; train first: bonescan train")
-        return step, manifest.read(folder / str(step)).get(VALIDATION)
+        return saved.step, dict(saved.validations).get(saved.step)
     validations = {}
     for step in _steps(folder):
         with contextlib.suppress(manifest.DamagedError):
@@ -279,7 +284,14 @@ def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, in
 
 def _restore_items(place: Path, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - Orbax' own
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(place, args=ocp.args.Composite(**arguments))
+        try:
+            return checkpointer.restore(place, args=ocp.args.Composite(**arguments))
+        except (ValueError, KeyError, TypeError) as error:  # its files are whole: that was checked
+            raise InputError(
+                f"{place}: does not hold the arrays of the network of "
+                f"{place.parents[1] / 'config.json'}, expected the two to be of one run "
+                f"({_reason(error)})"
+            ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,13 +1,9 @@
 """What a run leaves in its folder: config.json, metrics.jsonl and TensorBoard files."""
 
-import contextlib
-import fcntl
 import json
 import math
 import os
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,9 @@ from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.config import default_config, validate
 from bonescan_jax.errors import InputError
 
-# A continued run may change these: they do not touch what is computed. `data.dir` is among them
-# because data sets move; that it is the same data is checked by its size.
+# A continued run may change these: they say where it is computed and how it is watched, not what.
+# `data.dir` is among them because data sets move; that it is the same data is checked by its
+# fingerprint. So are `model.packed` and `model.remat`, which like the mesh change rounding alone.
 MAY_CHANGE = (
     "data.dir",
     "data.num_workers",
@@ -38,10 +35,15 @@ MAY_CHANGE = (
       for unit in ("steps", "epochs", "examples")),
     "evaluate.batch_size",
     "evaluate.min_area",
+    "model.packed",
+    "model.remat",
     "mesh.data",
     "mesh.spatial",
     "mesh.shard_parameters",
 )  # fmt: skip
+
+
+CONFIG = "config.json"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -75,53 +77,37 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-@contextlib.contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
-    """Holds a workdir for one run alone while the body runs; made if it is not there.
+def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that the run already in a workdir, if there is one, is the same one.
 
-    The lock is the operating system's: it ends with the process, however that ends.
-
-    Raises:
-        InputError: another run holds it.
-    """
-    if not is_primary():  # of a job of several processes, the first holds it for all
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "run.lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"{workdir}: is in use by {file.read().strip() or 'another run'}; wait until that "
-                "ends, or use another --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on host {socket.gethostname()}\n")
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json, or checks that the run already there is the same one.
+    A setting that the run was started without, by an older program, counts as its default: new
+    settings get defaults that do what was done before there were any.
 
     Raises:
         InputError: the run there has another setting that changes what is computed.
     """
-    path = workdir / "config.json"
-    new = json.loads(config.to_json())
-    if path.exists():
-        before, now = flatten(_read_json(path)), flatten(new)
-        for name in sorted(before.keys() | now.keys()):
-            if name not in MAY_CHANGE and before.get(name) != now.get(name):
-                raise InputError(
-                    f"{path}: {name} is {before.get(name)!r} in the run to continue, found "
-                    f"{now.get(name)!r}; use the same value, or another --workdir"
-                )
-    write_json(path, new)
+    path = workdir / CONFIG
+    if not path.exists():
+        return
+    before, now = flatten(_read_json(path)), flatten(json.loads(config.to_json()))
+    defaults = flatten(json.loads(default_config().to_json()))
+    for name in sorted(before.keys() - now.keys()):
+        raise InputError(
+            f"{path}: {name} is {before[name]!r} in the run to continue, expected a setting that "
+            "this program has; use the one that the run was started with"
+        )
+    for name in sorted(now.keys() - set(MAY_CHANGE)):
+        expected = before.get(name, defaults.get(name))
+        if expected != now[name]:
+            raise InputError(
+                f"{path}: {name} is {expected!r} in the run to continue, found {now[name]!r}; use "
+                "the same value, or another --workdir"
+            )
+
+
+def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json: every setting of the run."""
+    write_json(workdir / CONFIG, json.loads(config.to_json()))
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -130,8 +116,8 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     Raises:
         InputError: there is no run, or its config.json does not hold this program's settings.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
+    path = workdir / CONFIG
+    if not os.path.isfile(path):  # unlike Path.is_file, says no to a name that is too long
         raise InputError(f"{workdir}: holds no config.json; expected the workdir of bonescan train")
     config, settings = default_config(), flatten(_read_json(path))
     try:

@@ -30,18 +30,44 @@ def test_flags_come_before_what_slurm_says():
     assert initialize_settings("auto", None, None, {}) == {}
 
 
+NODE = {"SLURM_STEP_TASKS_PER_NODE": "3,4(x2)", "SLURM_NODEID": "1", "SLURM_LOCALID": "1"}
+
+
 @pytest.mark.parametrize(
-    ("visible", "devices"),
+    ("changes", "devices"),
     [
-        (None, None),  # no GPUs
-        ("0,1,2,3", None),  # all of the host: JAX takes the one of this task's number
-        ("2", [0]),  # bound by Slurm: the only one there is
+        ({}, None),  # no GPUs
+        # All of the node, which has four tasks: this is the second of them.
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "SLURM_GPUS_ON_NODE": "8"}, [2, 3]),
+        # Bound by Slurm: those that are seen are this task's own.
+        ({"CUDA_VISIBLE_DEVICES": "2"}, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "8"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, [0, 1]),
     ],
 )
-def test_a_task_of_slurm_takes_one_gpu(visible: str | None, devices: list[int] | None):
-    environment = STEP | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
-    settings = initialize_settings(None, None, None, environment)
+def test_a_task_of_slurm_takes_its_share_of_gpus(
+    changes: dict[str, str], devices: list[int] | None
+):
+    settings = initialize_settings(None, None, None, STEP | NODE | changes)
     assert settings == {"cluster_detection_method": "slurm", "local_device_ids": devices}
+
+
+def test_gpus_that_tasks_cannot_share_evenly_are_refused():
+    environment = STEP | NODE | {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5"}
+    with pytest.raises(InputError, match="4 tasks and 6 GPUs, expected .*--ntasks-per-node"):
+        initialize_settings(None, None, None, environment)
+
+
+def test_a_task_of_slurm_may_be_a_run_of_its_own():
+    assert initialize_settings(None, 1, None, STEP | NODE) is None
+
+
+def test_a_pod_is_one_of_many_processes_only_where_the_job_says_so():
+    pod = {"JOB_COMPLETION_INDEX": "1"}
+    assert initialize_settings(None, None, None, pod) is None
+    assert initialize_settings("host:8476", 2, None, pod)["process_id"] == 1
+    assert initialize_settings("host:8476", 2, 0, pod)["process_id"] == 0
 
 
 @pytest.mark.parametrize(

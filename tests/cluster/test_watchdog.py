@@ -40,8 +40,21 @@ def test_a_stall_is_reported_once_with_the_stacks_of_all_threads(
     released.set()
     thread.join()
     (report,) = reports(tmp_path)
-    assert "did no step for 0.02 minutes after step 41" in report
+    assert "did no step for 0.02 minutes or more after step 41" in report
     assert "after step 41" in capfd.readouterr().err
+
+
+def test_a_pause_without_end_is_reported_too(tmp_path: Path):
+    """A save in which hosts wait for each other, say."""
+    released = threading.Event()
+    thread = threading.Thread(target=hang, args=(released,))
+    thread.start()
+    with Watchdog(tmp_path, MINUTES) as watchdog:
+        watchdog.step_done(1)
+        with watchdog.paused():
+            wait_for_report(tmp_path)
+    released.set()
+    thread.join()
 
 
 def test_what_is_no_step_is_not_counted(tmp_path: Path):

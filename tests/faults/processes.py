@@ -58,12 +58,13 @@ def start(
     processes: int = 1,
     devices: int = 1,
     of_last: dict[str, Any] | None = None,
+    workdir_of_last: Path | None = None,
     **changes: Any,
 ) -> list[subprocess.Popen]:
     """Starts `bonescan train` as this many processes with this many simulated devices each.
 
-    `changes` are settings of all, `of_last` of the last one alone. What they say goes to
-    workdir/said_PROCESS.txt.
+    `changes` are settings of all, `of_last` and `workdir_of_last` of the last one alone. What they
+    say goes to workdir/said_PROCESS.txt.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -86,6 +87,7 @@ def start(
     for number in range(processes):
         if number == processes - 1:
             command += [f"--config.{name}={value}" for name, value in (of_last or {}).items()]
+            command += [f"--workdir={workdir_of_last or workdir}"]
         mine = [f"--process_id={number}"] if processes > 1 else []
         with (workdir / f"said_{number}.txt").open("a") as said:
             started.append(

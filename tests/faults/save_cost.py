@@ -23,7 +23,7 @@ import jax
 import ml_collections
 
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.runs.checkpoint import Checkpoints
+from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved
 from bonescan_jax.train_step import make_initial_state, make_optimizer
 
 
@@ -34,7 +34,7 @@ def measure(config: ml_collections.ConfigDict, workdir: Path, rounds: int) -> di
     init, abstract = make_initial_state(config, optimizer, make_mesh(config))
     state = jax.block_until_ready(jax.tree.map(_noise, init()))
     seen = {name: [] for name in ("blocked", "background", "background_cpu", "restore")}
-    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints = Checkpoints(workdir, 1, look_for_saved(workdir))
     for step in range(1, rounds + 2):
         began = time.monotonic()
         checkpoints.save(step, state, {})
@@ -44,7 +44,8 @@ def measure(config: ml_collections.ConfigDict, workdir: Path, rounds: int) -> di
         seen["blocked"].append(blocked - began)
         seen["background"].append(written - blocked)
         seen["background_cpu"].append(time.process_time() - cpu)
-        jax.block_until_ready(Checkpoints(workdir, keep=1).restore(abstract)[0])
+        again = Checkpoints(workdir, 1, look_for_saved(workdir))
+        jax.block_until_ready(again.restore(abstract)[0])
         seen["restore"].append(time.monotonic() - written)
     # The first round also loads what later ones have ready.
     medians = {name: statistics.median(values[1:]) for name, values in seen.items()}

@@ -37,7 +37,7 @@ def _listener(body: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_process_as_soon_as_all_is_saved(number: signal.Signals):
     process = _listener("while not P.signal: time.sleep(0.01)\nP.saved = 1; time.sleep(60)")
     process.send_signal(number)
@@ -46,7 +46,19 @@ def test_a_signal_ends_a_process_as_soon_as_all_is_saved(number: signal.Signals)
     assert process.stderr.read().startswith(message)
 
 
-def test_a_second_signal_does_not_wait_for_what_is_not_saved():
+def test_the_same_order_sent_twice_does_not_stop_the_save():
+    """By a scheduler to a process and to its group, or as long as a slow disk saves."""
+    process = _listener(
+        "while not P.signal: time.sleep(0.01)\ntime.sleep(2); P.saved = 1; time.sleep(60)"
+    )
+    for pause in (0.0, 0.05, 0.5):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(pause)
+    assert process.wait(30) == EXIT_CODE
+    assert "SIGTERM: step 1 is saved" in process.stderr.read()
+
+
+def test_ctrl_c_again_does_not_wait_for_what_is_not_saved():
     process = _listener("time.sleep(60)")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -54,6 +66,13 @@ def test_a_second_signal_does_not_wait_for_what_is_not_saved():
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == EXIT_CODE
     assert "step 0 was the last one saved" in process.stderr.read()
+
+
+def test_a_closed_terminal_is_left_to_nohup():
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    code += "from bonescan_jax.cluster.preemption import PREEMPTION; PREEMPTION.install()\n"
+    code += "assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_signal_is_heard_while_python_cannot_run():

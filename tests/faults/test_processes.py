@@ -1,7 +1,10 @@
 """Two real processes of one job: one dies, or they disagree; none waits for the other for ever."""
 
+import json
+import shutil
 from pathlib import Path
 
+from bonescan_jax.runs import manifest
 from tests.faults.processes import LIMIT_SECONDS, finish, kill_one, start
 
 
@@ -23,3 +26,35 @@ def test_processes_that_disagree_refuse_to_start(data_dir: Path, tmp_path: Path)
         said = (tmp_path / f"said_{number}.txt").read_text()
         assert "seed is 1 in process 1 of 2, expected 0 as in process 0" in said
     assert not (tmp_path / "config.json").exists()
+
+
+def test_processes_whose_workdirs_are_not_one_folder_refuse_to_start(
+    data_dir: Path, tmp_path: Path
+):
+    """As where --workdir lies on a disk of each host: checkpoints could never be whole."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    running = start(one, data_dir, processes=2, workdir_of_last=other)
+    assert [process.wait(300) for process in running] == [2, 2]
+    for number in range(2):
+        said = (one / f"said_{number}.txt").read_text()
+        assert f"process 1 of 2: {other} is not the folder that process 0 writes to, {one}" in said
+        assert "Traceback" not in said
+    assert not other.exists()
+    assert {path.name for path in one.iterdir()} == {"said_0.txt", "said_1.txt"}
+
+
+def test_a_process_that_remembers_an_older_manifest_does_not_validate_alone(
+    data_dir: Path, tmp_path: Path
+):
+    """Process 1 sees the disk as it was before step 40 was validated: the job must not hang."""
+    finish(tmp_path, start(tmp_path, data_dir))
+    view = tmp_path.parent / "older"
+    shutil.copytree(tmp_path, view)
+    place = view / "checkpoints" / "40" / "manifest.json"
+    content = json.loads(place.read_text())["content"]
+    del content["validation"]
+    manifest._write(place.parent, content)
+    # A link to the one true lock is all that makes it the same folder.
+    (view / "run.lock").unlink()
+    (view / "run.lock").symlink_to(tmp_path / "run.lock")
+    finish(tmp_path, start(tmp_path, data_dir, processes=2, workdir_of_last=view))

@@ -107,9 +107,33 @@ def test_flags_reach_the_training_as_they_were_given(tmp_path: Path):
     worker.mkdir(parents=True)
     (worker / "bonescan").write_text('#!/bin/bash\nprintf "%s|" "$@"\n')
     (worker / "bonescan").chmod(stat.S_IRWXU)
-    flags = ("--workdir=runs/a b", "--config.model.filters=(4, 8)")
+    flags = ("--workdir=share/runs/a b", "--config.model.filters=(4, 8)")
     said = tpu_vm("run", "mine", *flags, PATH=environment["PATH"], HOME=str(tmp_path))
     assert said == "|".join(["train", "--coordinator=auto", *flags, ""])
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "code"),
+    [
+        (("--workdir=runs/first",), "v5litepod-16", 2),
+        (("--workdir", "runs/first"), "v5litepod-16", 2),
+        (("--workdir=runs/first",), "v5litepod-8", 0),  # a single machine
+        (("--workdir=share/runs/first",), "v5litepod-16", 0),
+        (("--workdir=/mnt/runs/first",), "v5litepod-16", 0),
+    ],
+)
+def test_a_workdir_that_machines_do_not_share_is_refused(
+    flags: tuple[str, ...], kind: str, code: int
+):
+    ended = subprocess.run(
+        ["bash", LAUNCH / "tpu_vm.sh", "--dry-run", "run", "mine", *flags],
+        env=os.environ | {"TYPE": kind},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == code
+    assert ("expected one below share/" in ended.stderr) == (code == 2)
 
 
 def test_the_kubernetes_job_agrees_with_itself():
@@ -128,7 +152,8 @@ def test_the_kubernetes_job_agrees_with_itself():
     assert again == ["Ignore"]
 
 
-def test_skypilot_starts_again_when_told_to_stop():
+def test_skypilot_starts_again_when_told_to_stop_and_can_append_to_logs():
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert {mount["mode"] for mount in task["file_mounts"].values()} == {"MOUNT_CACHED"}
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     subprocess.run(["bash", "-n"], input=task["run"], text=True, check=True)

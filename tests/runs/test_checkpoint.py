@@ -13,7 +13,7 @@ import pytest
 
 from bonescan_jax.errors import RunError
 from bonescan_jax.runs import manifest
-from bonescan_jax.runs.checkpoint import Checkpoints, newest_good, restore_average
+from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_average
 from bonescan_jax.train_step import TrainState
 from tests.faults.corrupt import corrupt
 
@@ -35,8 +35,12 @@ def abstract() -> TrainState:
     )
 
 
+def opened(workdir: Path, keep: int) -> Checkpoints:
+    return Checkpoints(workdir, keep, look_for_saved(workdir))
+
+
 def save_steps(workdir: Path, steps: tuple[int, ...], keep: int = 9) -> Checkpoints:
-    checkpoints = Checkpoints(workdir, keep)
+    checkpoints = opened(workdir, keep)
     for step in steps:
         checkpoints.save(step, state_at(step), POSITION)
     checkpoints.wait()
@@ -61,17 +65,17 @@ def test_a_step_in_another_steps_place_is_no_good(tmp_path: Path):
     place = tmp_path / "checkpoints"
     shutil.rmtree(place / "2")
     shutil.copytree(place / "1", place / "2")
-    assert newest_good(place)[0] == 1
+    assert look_for_saved(tmp_path).step == 1
 
 
 def test_a_run_goes_on_after_a_damaged_step_and_writes_it_anew(tmp_path: Path):
     save_steps(tmp_path, (1, 2)).close()
     (tmp_path / "checkpoints" / "2" / manifest.NAME).unlink()
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = opened(tmp_path, 2)
     assert int(checkpoints.restore(abstract())[0].step) == 1
     checkpoints.save(2, state_at(2), POSITION)
     checkpoints.close()
-    state, position = Checkpoints(tmp_path, keep=2).restore(abstract())
+    state, position = opened(tmp_path, 2).restore(abstract())
     assert position == POSITION
     jax.tree.map(np.testing.assert_array_equal, state, state_at(2))
 
@@ -79,7 +83,7 @@ def test_a_run_goes_on_after_a_damaged_step_and_writes_it_anew(tmp_path: Path):
 def test_a_damaged_step_does_not_count_among_those_to_keep(tmp_path: Path):
     save_steps(tmp_path, (1, 2, 5)).close()
     (tmp_path / "checkpoints" / "5" / manifest.NAME).unlink()
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = opened(tmp_path, 2)
     checkpoints.restore(abstract())
     checkpoints.save(3, state_at(3), POSITION)
     checkpoints.close()
@@ -87,14 +91,14 @@ def test_a_damaged_step_does_not_count_among_those_to_keep(tmp_path: Path):
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = opened(tmp_path, 2)
     for step, score in ((1, 0.2), (2, 0.7), (3, 0.7), (4, 0.1), (5, None), (6, 0.3)):
         checkpoints.save(step, state_at(step), POSITION)
         if score is not None:
             checkpoints.record_validation(step, {"score": score})
     checkpoints.close()
     assert steps_in(tmp_path) == [3, 5, 6]
-    again = Checkpoints(tmp_path, keep=2)
+    again = opened(tmp_path, 2)
     again.restore(abstract())
     assert again.validations == {3: {"score": 0.7}, 6: {"score": 0.3}}
     for which, step in (("newest", 6), ("best", 3)):
@@ -106,8 +110,9 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
 def test_what_a_killed_save_left_is_removed(tmp_path: Path):
     save_steps(tmp_path, (1,)).close()
     (tmp_path / "checkpoints" / "2.unfinished.orbax-checkpoint-tmp").mkdir()
-    restored = Checkpoints(tmp_path, keep=2).restore(abstract())
-    assert int(restored[0].step) == 1
+    checkpoints = opened(tmp_path, 2)
+    checkpoints.remove_unfinished()
+    assert int(checkpoints.restore(abstract())[0].step) == 1
     assert steps_in(tmp_path) == [1]
 
 
@@ -122,7 +127,7 @@ def test_a_full_disk_leaves_the_last_good_step(tmp_path: Path):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    state, _ = Checkpoints(tmp_path, keep=2).restore(abstract())
+    state, _ = opened(tmp_path, 2).restore(abstract())
     jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
 
 
@@ -132,13 +137,13 @@ def test_restoring_runs_no_code_from_the_files(tmp_path: Path):
     code = f"""
 import sys
 from pathlib import Path
-from tests.runs.test_checkpoint import abstract
-from bonescan_jax.runs.checkpoint import Checkpoints, restore_average
-opened = []
-sys.addaudithook(lambda event, arguments: opened.append(event))
-Checkpoints(Path({str(tmp_path)!r}), keep=1).restore(abstract())
+from tests.runs.test_checkpoint import abstract, opened
+from bonescan_jax.runs.checkpoint import restore_average
+events = []
+sys.addaudithook(lambda event, arguments: events.append(event))
+opened(Path({str(tmp_path)!r}), 1).restore(abstract())
 restore_average(Path({str(tmp_path)!r}), abstract().average, "newest")
-assert "open" in opened
-assert not {{"pickle.find_class", "os.system", "subprocess.Popen", "os.exec"}} & set(opened)
+assert "open" in events
+assert not {{"pickle.find_class", "os.system", "subprocess.Popen", "os.exec"}} & set(events)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

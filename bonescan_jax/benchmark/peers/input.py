@@ -68,7 +68,7 @@ def peer_batches(
     """Endless batches of random crops as a peer loads them.
 
     Args:
-        peer: one of `LOADERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without affine,
+        peer: one of `LOADERS`: PyTorch's DataLoader with OpenCV, or MONAI's with or without affine,
             flip, noise and contrast.
         pairs: the files.
         height: of a crop, in pixels.
