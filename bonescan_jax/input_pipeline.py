@@ -188,7 +188,17 @@ def _read_ahead(
     if not flags.FLAGS.is_parsed():  # Grain reads flags of its own; ours are parsed apart
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=num_workers)
-    return ahead.mp_prefetch(workers, worker_init_fn=follow_parent)
+    return ahead.mp_prefetch(workers, worker_init_fn=start_worker)
+
+
+def start_worker(*_: int) -> None:
+    """Makes a worker process end with its parent, and leave the accelerator to it.
+
+    Were a worker to touch that, it would take memory from the training, or wait for a device that
+    one process only may hold. Grain has imported JAX before, so its environment comes too late.
+    """
+    follow_parent()
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _shuffled_indices(

@@ -1,6 +1,9 @@
 """Batches: a function of the step alone, laid around hot spots, every scan once an epoch."""
 
+import multiprocessing
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -16,6 +19,7 @@ from bonescan_jax.input_pipeline import (
     example_records,
     scan_batches,
     stack_examples,
+    start_worker,
     training_batches,
     view_records,
 )
@@ -207,3 +211,15 @@ def test_every_patient_is_tested_in_one_fold(small_config: ml_collections.Config
     for small_config.data.fold in range(5):
         tested += sorted({record["patient"] for record in view_records(small_config, "test")})
     assert sorted(tested) == list(range(1, 11))
+
+
+def _seen() -> tuple[str, bool]:
+    platforms = jax.config.jax_platforms
+    return platforms, signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_a_worker_uses_the_cpu_and_ignores_signals(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("JAX_PLATFORMS")  # as on a machine with an accelerator
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=start_worker) as pool:
+        assert pool.submit(_seen).result() == ("cpu", True)

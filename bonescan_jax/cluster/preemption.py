@@ -131,10 +131,8 @@ def follow_parent(*_: int) -> None:
     """Makes a worker process live as long as its parent: it ends with it, and not before.
 
     Signals that a terminal or Slurm sends to a whole job are for the parent, which still needs its
-    workers to save; and a parent that was killed can no longer end them. The accelerator is the
-    parent's too: a worker that touched it would take its memory, or wait for it for ever.
+    workers to save; and a parent that was killed can no longer end them.
     """
-    os.environ["JAX_PLATFORMS"] = "cpu"
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
