@@ -56,7 +56,7 @@ def nm_dataset(frames: np.ndarray, dtype=np.uint16) -> Dataset:
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
     dataset.PixelRepresentation = int(np.issubdtype(dtype, np.signedinteger))
-    dataset.PixelSpacing = [2.26, 2.5]
+    dataset.PixelSpacing = [2.26, 2.4]
     dataset.CountsAccumulated = int(frames.sum())
     dataset.PixelData = frames.astype(dtype).tobytes()
     return dataset
@@ -90,7 +90,7 @@ def assert_both_views(path) -> None:
     for view, frame in frames.items():
         assert frame.pixels.dtype == np.float32
         assert (frame.pixels == PIXELS[view]).all()
-        assert frame.pixel_spacing == (2.26, 2.5)
+        assert frame.pixel_spacing == (2.26, 2.4)
         assert frame.counts_accumulated == sum(pixels.sum() for pixels in PIXELS.values())
 
 
