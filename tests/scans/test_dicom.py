@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     NuclearMedicineImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -534,3 +535,10 @@ def test_what_is_no_bone_scan_in_counts_is_refused(tmp_path, change, message):
         setattr(dataset, field, value)
     with pytest.raises(InputError, match=message):
         read_dicom(save(dataset, tmp_path / "nm.dcm"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_jpeg_ls_gives_the_same_counts(tmp_path, dtype):
+    dataset = two_views(("posterior", "anterior"), dtype=dtype)
+    dataset = compressed(dataset, JPEGLSLossless, imagecodecs.jpegls_encode)
+    assert_both_views(save(dataset, tmp_path / "nm.dcm"))
