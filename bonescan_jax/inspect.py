@@ -103,6 +103,7 @@ def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> Scan
         note = _compare_counts(views)
     elif region == "wholeBody":
         abnormal, normal, note = _count_boxes(path, view)
+    note = "; ".join(filter(None, [note, *view.notes]))
     crop = None if region is None else "BS-80K crop"
     return ScanRow(
         kind=view.kind,

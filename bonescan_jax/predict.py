@@ -192,6 +192,7 @@ def _write_view(
         {
             "file": path.name,
             "view": view.view,
+            "notes": view.notes,
             "boxes": boxes,
             "mask": mask_path.name,
             "overlay": overlay_path.name,

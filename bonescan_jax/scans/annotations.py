@@ -85,9 +85,15 @@ class _ShallowTreeBuilder(TreeBuilder):
         return super().end(tag)
 
 
+# Chinese annotation tools declare these, which expat does not know; GB 18030 holds them all.
+_CHINESE = re.compile(rb"""\s*<\?xml[^>]*encoding=["'](gb2312|gbk|gb18030)["'][^>]*\?>""", re.I)
+
+
 def _parse_xml(data: bytes) -> Element:
     parser = DefusedXMLParser(target=_ShallowTreeBuilder())
     try:
+        if declaration := _CHINESE.match(data):
+            data = data[declaration.end() :].decode("gb18030").encode()
         parser.feed(data)
         return parser.close()
     except DefusedXmlException as error:

@@ -24,6 +24,8 @@ _BONE = 1.2  # times that percentile
 _SURE_AIR, _BRIGHTEST = 0.05, 95.0
 _START = 2.0  # times the middle of the body, that is of soft tissue or between it and bone
 _ROUNDS = 15
+# Of values that are not whole 16-bit numbers: where the brightest twentieth begins, and the last.
+_BRIGHT_BINS, _MOST_BINS = 2048, 65535
 
 
 def bone_reference(pixels: np.ndarray) -> float:
@@ -38,15 +40,17 @@ def bone_reference(pixels: np.ndarray) -> float:
 
     Returns:
         1.2 times the 85th percentile of the 3×3 means between 0.1 and 2.5 times that percentile,
-        at least 1.
+        at least 1, or for fractions and for counts past 16 bits at least a unit that fits them.
     """
+    pixels = pixels.astype(np.float32)
+    unit = _histogram_unit(pixels)
     # Sums of nine integers stay integers: the histogram has ninths of a level.
-    whole = np.rint(pixels.astype(np.float32))
+    whole = np.minimum(np.rint(pixels / unit), _MOST_BINS)
     sums = cv2.boxFilter(whole, -1, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE)
     histogram = np.bincount(sums.astype(np.int64).ravel())
     histogram[0] = 0
     if not histogram.any():
-        return 1.0
+        return unit
     # Integers stand for [value - ½, value + ½).
     cumulative = np.concatenate([[0.0], np.cumsum(histogram)])
     edges = np.arange(len(cumulative)) - 0.5
@@ -59,7 +63,21 @@ def bone_reference(pixels: np.ndarray) -> float:
     bright = _START * percentile(50, air, edges[-1])
     for _ in range(_ROUNDS):
         bright = percentile(_BODY_PERCENTILE, max(air, _AIR * bright), _HOT * bright)
-    return max(1.0, _BONE * bright / 9)
+    return unit * max(1.0, _BONE * bright / 9)
+
+
+def _histogram_unit(pixels: np.ndarray) -> float:
+    """The power of two that makes (H, W) values fit for a histogram; 1 for whole 16-bit ones.
+
+    Count rates are fractions far below 1, and float counts may go up to 2**24: neither makes bins
+    of one count each.
+    """
+    positive = pixels[pixels > 0]
+    whole = np.array_equal(positive, np.rint(positive))
+    if not len(positive) or (whole and pixels.max() <= _MOST_BINS):
+        return 1.0
+    unit = 2.0 ** np.floor(np.log2(np.percentile(positive, _BRIGHTEST) / _BRIGHT_BINS))
+    return float(max(1.0, unit) if whole else unit)
 
 
 # -------------------------------------------------------------------------------------------- gain

@@ -115,11 +115,20 @@ def deidentify(dataset: Dataset, key: bytes = _RUN_KEY) -> Dataset:
         Uncompressed, Explicit VR Little Endian, with file_meta, ready to be saved.
 
     Raises:
-        DicomError: no whole-body NM image, or a damaged one.
+        DicomError: no whole-body NM image, a damaged one, or one that may have a name burned into
+            its pixels.
     """
     check_whole_body(dataset)
     if dataset.get("SOPClassUID") not in _SOP_CLASSES:
         raise DicomError("SOP Class is another one, expected an NM or Secondary Capture image")
+    burned_in = dataset.get("BurnedInAnnotation")
+    if burned_in == "YES" or (
+        dataset.SOPClassUID != NuclearMedicineImageStorage and burned_in != "NO"
+    ):
+        found = "YES" if burned_in == "YES" else "not NO"
+        raise DicomError(
+            f"Burned In Annotation is {found}, expected pixels that are said to hold no name"
+        )
     pixels = decode_pixels(dataset)
     kept = _keep(dataset, _KEPT)
     kept.SOPClassUID = dataset.SOPClassUID

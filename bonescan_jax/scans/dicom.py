@@ -34,10 +34,23 @@ _VIEW_CODES = {
     "399001007": "posterior",
     "G-5216": "posterior",
 }
-_ANTERIOR = re.compile(r"\bANT(ERIOR)?\b")
-# "POST" is also Latin for "after": "POST INJ", "POST 3H".
-_POSTERIOR = re.compile(r"\bPOSTERIOR\b|\bPOST\b(?! *(\d|INJ|OP|SURG|THER|TREAT|CHEMO|VOID|MICT))")
-_NEITHER = re.compile(r"\b(OBL|OBLIQUE|LAT|LATERAL|LAO|RAO|LPO|RPO)\b")
+# "POST" is also Latin for "after" ("POST INJ", "3H POST"), so abbreviations count in Image ID only,
+# and not beside a time or a treatment.
+_ABBREVIATIONS = {"ANT": "ANTERIOR", "POST": "POSTERIOR"}
+_AFTER = re.compile(
+    r"\d *(H|HR|HRS|HOURS?|MIN)? POST\b"
+    r"|\bPOST *(\d|INJ|OP|SURG|THER|TREAT|CHEMO|RADIO|VOID|MICT|MDP)"
+)
+_NEITHER = re.compile(r"\b(OBL|OBLIQUE|LAT|LATERAL|LAO|RAO|LPO|RPO|AP|PA|(ANTERO|POSTERO)\w*)\b")
+# Values 3 and 4 of Image Type (PS3.3, C.8.4.9) of what is no whole-body emission image.
+_OTHER_IMAGES = {
+    *("STATIC", "DYNAMIC", "GATED", "TOMO", "GATED TOMO", "RECON TOMO", "RECON GATED TOMO"),
+    "TRANSMISSION",
+}
+# Pixels of BS-80K, about; the network knows patients of that size, give or take its augmentation.
+_SPACING = 2.26  # mm
+_SPACING_NOTED = 1.1  # augment.scale of the default configuration
+_SPACING_REFUSED = 1.5  # a patient of two thirds of the size is one that no training showed
 # Nothing else of a header is even parsed.
 _KEYWORDS = (
     *("SOPClassUID", "ImageType", "Modality", "ImageID", "SeriesDescription"),
@@ -79,6 +92,7 @@ class DicomFrame(NamedTuple):
     pixels: np.ndarray  # (H, W) float32, counts
     pixel_spacing: tuple[float, float] | None  # mm between rows, mm between columns
     counts_accumulated: int | None  # of the whole file, as it declares them
+    notes: tuple[str, ...]  # phrases about what the file leaves in doubt
     # Equal for the frames of one file, acquisition, study: hashes with a key of this process, so
     # that nobody can find the identifier that gives them.
     groups: tuple[str | None, str | None, str | None]
@@ -202,6 +216,12 @@ def check_whole_body(dataset: pydicom.Dataset) -> None:
     is_nm_image = dataset.get("SOPClassUID") == NuclearMedicineImageStorage
     if is_nm_image and len(image_type) > 2:
         _expect("Image Type, value 3,", image_type[2], "WHOLE BODY")
+    for number, value in enumerate(image_type[2:4], 3):
+        if value in _OTHER_IMAGES:
+            raise DicomError(
+                f"Image Type, value {number}, is {value}, expected that of a whole-body emission "
+                "image"
+            )
     _expect("Modality", dataset.get("Modality"), "NM")
     _expect("Pixel Data", "present" if "PixelData" in dataset else None, "present")
     _expect("Photometric Interpretation", dataset.get("PhotometricInterpretation"), "MONOCHROME2")
@@ -224,6 +244,7 @@ def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
     pixels = _rescale(dataset, pixels)
     windows, detectors = frame_vectors(dataset, len(pixels))
     counts = dataset.get("CountsAccumulated")
+    spacing, notes = _pixel_spacing(dataset)
     groups = (
         _hash(dataset.get("SOPInstanceUID")),
         _hash(dataset.get("FrameOfReferenceUID"), dataset.get("StudyInstanceUID")),
@@ -235,8 +256,9 @@ def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
             energy_window=window,
             energy_range=_energy_range(dataset, window),
             pixels=frame.astype(np.float32),
-            pixel_spacing=_pixel_spacing(dataset),
+            pixel_spacing=spacing,
             counts_accumulated=None if counts is None else int(counts),
+            notes=notes if view else (_UNKNOWN_VIEW, *notes),
             groups=groups,
         )
         for view, window, frame in zip(
@@ -245,10 +267,19 @@ def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
     ]
 
 
+_UNKNOWN_VIEW = "the file does not say which view this is; it is read as anterior"
+
+
 def _rescale(dataset: pydicom.Dataset, pixels: np.ndarray) -> np.ndarray:
-    if "RescaleSlope" in dataset:
-        slope = _number("Rescale Slope", dataset.RescaleSlope)
-        pixels = pixels * slope + _number("Rescale Intercept", dataset.get("RescaleIntercept", 0))
+    slope, intercept = (
+        _number(f"Rescale {name}", default if value in (None, "") else value)
+        for name, default in (("Slope", 1), ("Intercept", 0))
+        for value in [dataset.get(f"Rescale{name}")]
+    )
+    if slope == 0:
+        raise DicomError("Rescale Slope is 0, expected a factor that leaves counts")
+    if (slope, intercept) != (1, 0):
+        pixels = pixels * slope + intercept
     if pixels.min() < 0:
         raise DicomError(f"Pixel Data goes down to {pixels.min()}, expected counts from 0")
     if pixels.max() > _MAX_COUNT:
@@ -266,14 +297,30 @@ def _number(name: str, value: object) -> float:
     return number
 
 
-def _pixel_spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+def _pixel_spacing(
+    dataset: pydicom.Dataset,
+) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """The lengths of a pixel in mm, if the file says them, and notes about them.
+
+    Raises:
+        DicomError: a patient would be read at a size that the network does not know.
+    """
     spacing = dataset.get("PixelSpacing")
     if not spacing:
-        return None
+        return None, ()
     numbers = [_number("Pixel Spacing", value) for value in np.atleast_1d(spacing)]
     if len(numbers) != 2 or min(numbers) <= 0:
-        raise DicomError("Pixel Spacing is not two lengths, expected millimetres above 0")
-    return numbers[0], numbers[1]
+        return None, ("Pixel Spacing is not two lengths above 0: the size of pixels is unknown",)
+    furthest = max(max(number / _SPACING, _SPACING / number) for number in numbers)
+    found = "Pixel Spacing is {:g} x {:g} mm".format(*numbers)
+    if furthest > _SPACING_REFUSED:
+        raise DicomError(
+            f"{found}, expected {_SPACING / _SPACING_REFUSED:.2f} to "
+            f"{_SPACING * _SPACING_REFUSED:.2f} mm, as the patient would be read at another size"
+        )
+    if furthest > _SPACING_NOTED:
+        return tuple(numbers), (f"{found}, the network was trained on about {_SPACING:g} mm",)
+    return tuple(numbers), ()
 
 
 def _energy_range(dataset: pydicom.Dataset, window: int) -> tuple[float, float] | None:
@@ -318,6 +365,8 @@ def _vector(dataset: pydicom.Dataset, keyword: str, default: list[int]) -> list[
             f"{keyword} has {len(vector)} values, expected one for each of the "
             f"{len(default)} frames"
         )
+    if min(vector) < 1:
+        raise DicomError(f"{keyword} holds {min(vector)}, expected numbers from 1")
     return vector
 
 
@@ -326,7 +375,12 @@ def frame_views(dataset: pydicom.Dataset, detectors: Sequence[int]) -> list[str 
     sequence = dataset.get("DetectorInformationSequence") or []
     views = [_detector_view(sequence, number) for number in detectors]
     if views == [None]:
-        return [_view_in(dataset.get("ImageID")) or _view_in(dataset.get("SeriesDescription"))]
+        image_id = _words(dataset.get("ImageID"))
+        image_id = " ".join(_ABBREVIATIONS.get(word, word) for word in image_id.split())
+        after = _AFTER.search(_words(dataset.get("ImageID")))
+        return [
+            (None if after else _view_in(image_id)) or _view_in(dataset.get("SeriesDescription"))
+        ]
     return views
 
 
@@ -343,11 +397,15 @@ def _detector_view(detectors: Sequence[pydicom.Dataset], number: int) -> str | N
 
 def _view_in(text: str | None) -> str | None:
     """The view that free text names, if it names exactly one and no oblique or lateral one."""
-    words = re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper())
+    words = _words(text)
     if _NEITHER.search(words):
         return None
-    anterior, posterior = bool(_ANTERIOR.search(words)), bool(_POSTERIOR.search(words))
+    anterior, posterior = "ANTERIOR" in words.split(), "POSTERIOR" in words.split()
     return {(True, False): "anterior", (False, True): "posterior"}.get((anterior, posterior))
+
+
+def _words(text: str | None) -> str:
+    return re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper())
 
 
 def _hash(*identifiers: str | None) -> str | None:

@@ -15,6 +15,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -51,8 +52,8 @@ def check_transfer_syntax(uid: str) -> None:
         # A name from the standard; the value itself could hold anything.
         name = UID(uid).name if UID(uid) in pydicom.uid.UID_dictionary else "unknown"
         raise DicomError(
-            f"Transfer Syntax is {name}, expected an uncompressed one, RLE, JPEG Lossless or "
-            "JPEG 2000 (Lossless Only)"
+            f"Transfer Syntax is {name}, expected an uncompressed one, RLE, JPEG Lossless, "
+            "JPEG-LS (Lossless) or JPEG 2000 (Lossless Only)"
         )
 
 
@@ -195,6 +196,11 @@ _JPEG_LOSSLESS = _Codec(
     # A JPEG knows no sign: its header in DICOM says it.
     lambda pixels: imagecodecs.jpeg8_encode(pixels.view(np.uint16), lossless=True, predictor=1),
 )
+_JPEG_LS = _Codec(
+    _check_jpeg,
+    imagecodecs.jpegls_decode,
+    lambda pixels: imagecodecs.jpegls_encode(pixels.view(np.uint16)),
+)
 _JPEG_2000 = _Codec(
     _check_jpeg2000,
     imagecodecs.jpeg2k_decode,
@@ -204,6 +210,7 @@ _CODECS: dict[Any, _Codec] = {
     JPEGLossless: _JPEG_LOSSLESS,
     JPEGLosslessSV1: _JPEG_LOSSLESS,
     JPEG2000Lossless: _JPEG_2000,
+    JPEGLSLossless: _JPEG_LS,
 }
 
 

@@ -15,7 +15,7 @@ from bonescan_jax.scans.dicom import DicomFrame, is_dicom, read_bytes, read_dico
 from bonescan_jax.scans.findings import printable
 from bonescan_jax.scans.jpeg import decode_jpeg, read_jpeg_header
 from bonescan_jax.scans.regions import FOLDERS as REGION_FOLDERS
-from bonescan_jax.scans.unwrap import unwrap_grey
+from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -47,6 +47,7 @@ class FileView(NamedTuple):
     gain: float  # pixels are gain × counts, as far as the file tells
     overflowed: int  # pixels that had wrapped
     frame: DicomFrame | None  # what else a DICOM file says
+    notes: tuple[str, ...] = ()  # phrases about what is in doubt, which a user should see
 
 
 def list_image_files(path: Path) -> list[Path]:
@@ -151,13 +152,25 @@ def _check_size(height: int, width: int) -> None:
 
 def _grey_view(path: Path, kind: str, grey: np.ndarray) -> FileView:
     """The view of an image; 8-bit grey values have wrapped as BS-80K's, 16-bit ones have not."""
+    _check_air(grey)
     _, view = bs80k_folder(path) or (None, None)
     name = f"{path.stem}-{view}" if view else path.stem
     if grey.dtype != np.uint8:
         return FileView(name, view, *_centre(grey), kind, gain=1.0, overflowed=0, frame=None)
     scan = unwrap_grey(grey)
     overflowed = int(np.count_nonzero(scan.turns))
-    return FileView(name, view, *_centre(scan.values), kind, scan.gain, overflowed, frame=None)
+    centred, notes = _centre(scan.values), unwrapping_doubts(scan)
+    return FileView(name, view, *centred, kind, scan.gain, overflowed, None, notes)
+
+
+def _check_air(pixels: np.ndarray) -> None:
+    """Refuses (H, W) pixels whose border, which is air, is as bright as anything in them.
+
+    A crop's border may be body, which is darker than bone; of black on white it is the brightest.
+    """
+    border = float(np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])))
+    if 0.9 * np.percentile(pixels, 99) < border and pixels.min() < 0.75 * border:
+        raise ValueError("is black on white, expected air darker than the body")
 
 
 def _dicom_views(path: Path) -> Iterator[FileView]:
@@ -168,8 +181,9 @@ def _dicom_views(path: Path) -> Iterator[FileView]:
         if views.count(frame.view) > 1:  # two energy windows, or views that the file hides
             name += f"-frame{number}"
         _check_size(*frame.pixels.shape)
+        _check_air(frame.pixels)
         centred = _centre(frame.pixels)
-        yield FileView(name, frame.view, *centred, "dicom", gain=1.0, overflowed=0, frame=frame)
+        yield FileView(name, frame.view, *centred, "dicom", 1.0, 0, frame, frame.notes)
 
 
 def _centre(pixels: np.ndarray) -> tuple[np.ndarray, Region]:

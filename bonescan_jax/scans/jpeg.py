@@ -8,7 +8,8 @@ import numpy as np
 import tensorstore as ts
 
 # SOF0 … SOF15 without the three codes in that range that are no frame headers (DHT, JPG, DAC).
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# And SOF55, of JPEG-LS (ITU-T T.87).
+_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL_MARKERS = (0xC0, 0xC1)  # Huffman coding, every block once
 _START_OF_SCAN = 0xDA
 # Markers without a length after them: TEM and RST0 … RST7.

@@ -33,6 +33,8 @@ class GreyScan(NamedTuple):
     turns: np.ndarray  # (H, W) uint8, how often each pixel wrapped
     gain: float  # grey levels a count
     reference: float  # brightness of bone in the unit of `values` (bone_reference)
+    misfit: float  # of the worst hot spot: squared distance from a blurred image, in variances
+    left_alone: int  # pixels that may have wrapped but are too many to be unwrapped
 
 
 class _Levels(NamedTuple):
@@ -87,6 +89,7 @@ _JUMP = 112  # grey levels between neighbours: where overflow, or a steep hot sp
 _MOST_SUSPECT = 3072
 _BRIGHT = 240  # from here on grey levels are counted to tell whether they were clipped
 _NOISE_ONLY = 0.7  # misfit of right turns is 0.61 to 0.76: the blur follows the noise a little
+MOST_MISFIT = 3.0  # more is no noise: turns are likely to be wrong
 _ROUNDS = 2  # after all pixels are settled: clipped ones follow their neighbours slowly
 _UNKNOWN = np.float32(1e9)  # noise variance of a pixel that is not unwrapped yet
 
@@ -131,14 +134,33 @@ def unwrap_grey(grey: np.ndarray) -> GreyScan:
             f"Unwrapping: found {grey.dtype} pixels of shape {grey.shape}, "
             "expected a two-dimensional uint8 image."
         )
-    suspects = _suspects(grey)
+    suspects, left_alone = _suspects(grey)
     levels = _levels([grey[place][suspect] for place, suspect in suspects], estimate_gain(grey))
     values, turns = grey.astype(np.uint16), np.zeros(grey.shape, np.uint8)
+    misfit = 0.0
     for place, suspect in suspects:
         found, turned = _unwrap_window(grey[place].astype(np.float32), suspect, levels)
+        if turned.any():
+            misfit = max(misfit, _misfit(found, suspect, levels.gain)[0])
         values[place][suspect] = np.minimum(np.rint(found[suspect]), np.iinfo(np.uint16).max)
         turns[place][suspect] = turned[suspect]
-    return GreyScan(values, turns, levels.gain, bone_reference(values))
+    return GreyScan(values, turns, levels.gain, bone_reference(values), misfit, left_alone)
+
+
+def unwrapping_doubts(scan: GreyScan) -> tuple[str, ...]:
+    """Phrases about what of a scan's hot spots may still be wrong."""
+    doubts = []
+    if scan.left_alone:
+        doubts.append(
+            f"{scan.left_alone} pixels may have overflowed and are left as they are, too many to "
+            "be unwrapped"
+        )
+    if scan.misfit > MOST_MISFIT:
+        doubts.append(
+            f"unwrapped hot spots are {scan.misfit:.1f} times as rough as noise makes them, "
+            f"expected at most {MOST_MISFIT:g}"
+        )
+    return tuple(doubts)
 
 
 def _levels(suspects: list[np.ndarray], gain: float) -> _Levels:
@@ -159,20 +181,27 @@ def _levels(suspects: list[np.ndarray], gain: float) -> _Levels:
     return _Levels(gain, period=_TURN * gain, most=most)
 
 
-def _suspects(grey: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """Find where there may be overflow: windows, and in each a mask of the pixels to settle."""
+def _suspects(grey: np.ndarray) -> tuple[list[tuple[tuple[slice, slice], np.ndarray]], int]:
+    """Find where there may be overflow.
+
+    Returns:
+        Windows, and in each a mask of the pixels to settle; and how many more are left alone.
+    """
     if grey.size == 0 or grey.max() < _HOT_GREY:
-        return []
+        return [], 0
     smooth = cv2.dilate(grey, _NEAR) - cv2.erode(grey, _NEAR) <= _JUMP
     smooth &= grey < _CLIPPED
     number, labels, stats, _ = cv2.connectedComponentsWithStats(
         smooth.astype(np.uint8), connectivity=4
     )
     if number == 1:
-        return []
+        return [], 0
     # The largest smooth part is air and body; smooth parts apart from it are the tops of hot spots.
     body = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
     suspect = cv2.dilate((labels != body).astype(np.uint8), _NEAR)
+    # A block of black is known to be zero, cut out of the scan: Poisson counts that wrapped never
+    # make one.
+    suspect &= 1 - cv2.morphologyEx((grey <= 1).astype(np.uint8), cv2.MORPH_OPEN, _NEAR)
     number, labels, stats, _ = cv2.connectedComponentsWithStats(suspect, connectivity=8)
     found = []
     for part in range(1, number):
@@ -185,7 +214,9 @@ def _suspects(grey: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray]]:
         found.append((window, labels[window] == part))
     found.sort(key=lambda part: part[1].sum())
     total = np.cumsum([mask.sum() for _, mask in found])
-    return found[: np.searchsorted(total, _MOST_SUSPECT, side="right")]
+    kept = int(np.searchsorted(total, _MOST_SUSPECT, side="right"))
+    settled = int(total[kept - 1]) if kept else 0
+    return found[:kept], int(total[-1]) - settled if found else 0
 
 
 def _unwrap_window(

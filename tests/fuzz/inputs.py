@@ -279,7 +279,7 @@ def _dicom(num_frames: int, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
     dataset.PixelRepresentation = 0
-    dataset.PixelSpacing = [2.26, 2.5]
+    dataset.PixelSpacing = [2.26, 2.4]
     dataset.CountsAccumulated = 1000
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
     dataset.DetectorInformationSequence = []

@@ -12,6 +12,7 @@ import pytest
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH, Box
+from bonescan_jax.scans.annotations import parse_boxes
 from bonescan_jax.scans.bs80k import open_bs80k
 from bonescan_jax.scans.findings import count_findings
 from tests.layout import BOXES, PATIENTS, jpeg, voc, write_layout, zip_layout
@@ -511,3 +512,12 @@ def test_sources_that_cannot_be_opened_are_one_sentence(layout, tmp_path):
         (line,) = defects_of(tmp_path / name)
         assert line.startswith(f"{tmp_path / name}: ")
         assert message in line
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "GBK"])
+def test_xml_in_a_chinese_encoding_is_read(encoding):
+    text = f"""<?xml version="1.0" encoding="{encoding}"?><annotation><folder>骨扫描</folder>
+        <object><name>Abnormal</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax>
+        <ymax>40</ymax></bndbox></object></annotation>"""
+    boxes, _ = parse_boxes(text.encode(encoding))
+    assert len(boxes) == 1

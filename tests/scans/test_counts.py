@@ -93,3 +93,12 @@ def test_gain_of_a_16_bit_image(views):
 def test_a_hole_in_the_grey_values_does_not_move_the_gain():
     plain, hot = (through_jpeg(to_grey(hot_body(peak, 6), 2.2)) for peak in (0, 700))
     np.testing.assert_allclose(estimate_gain(hot), estimate_gain(plain), rtol=0.01)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**-7, 1e-3, 5e4])
+def test_brightness_of_bone_follows_the_unit(scale):
+    y, x = np.mgrid[:256, :128]
+    counts = np.random.default_rng(0).poisson(60 * np.exp(-((y - 128) ** 2 + (x - 64) ** 2) / 3000))
+    expected = bone_reference(counts.astype(np.float32))
+    scaled = bone_reference((counts * scale).astype(np.float32))
+    assert scaled == pytest.approx(expected * scale, rel=0.01)

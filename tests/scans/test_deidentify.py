@@ -233,3 +233,12 @@ def test_what_is_no_whole_body_scan_is_refused(change, message):
         setattr(dataset, field, value)
     with pytest.raises(DicomError, match=message):
         deidentify(dataset)
+
+
+@pytest.mark.parametrize(("sop_class", "burned_in"), [("7", None), ("7", "YES"), ("20", "YES")])
+def test_pixels_that_may_hold_a_name_are_refused(sop_class, burned_in):
+    dataset = two_views(("anterior", "posterior"))
+    dataset.SOPClassUID = f"1.2.840.10008.5.1.4.1.1.{sop_class}"
+    dataset.BurnedInAnnotation = burned_in
+    with pytest.raises(DicomError, match="Burned In Annotation"):
+        deidentify(dataset)

@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     NuclearMedicineImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -56,7 +57,7 @@ def nm_dataset(frames: np.ndarray, dtype=np.uint16) -> Dataset:
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
     dataset.PixelRepresentation = int(np.issubdtype(dtype, np.signedinteger))
-    dataset.PixelSpacing = [2.26, 2.5]
+    dataset.PixelSpacing = [2.26, 2.4]
     dataset.CountsAccumulated = int(frames.sum())
     dataset.PixelData = frames.astype(dtype).tobytes()
     return dataset
@@ -90,7 +91,7 @@ def assert_both_views(path) -> None:
     for view, frame in frames.items():
         assert frame.pixels.dtype == np.float32
         assert (frame.pixels == PIXELS[view]).all()
-        assert frame.pixel_spacing == (2.26, 2.5)
+        assert frame.pixel_spacing == (2.26, 2.4)
         assert frame.counts_accumulated == sum(pixels.sum() for pixels in PIXELS.values())
 
 
@@ -228,7 +229,7 @@ def test_the_energy_window_is_told(tmp_path):
     [
         ("WB_ANT", None, "anterior"),
         ("POSTERIOR_E", None, "posterior"),
-        (None, "Whole body post", "posterior"),
+        (None, "Whole body post", None),
         ("WHOLE BODY", "anterior", "anterior"),
         (None, "Bone 3h POST INJ", None),
         ("LAO ANTERIOR", None, None),
@@ -287,7 +288,6 @@ def negative() -> np.ndarray:
         ({"RescaleSlope": 1e30, "RescaleIntercept": 0}, "expected at most 16777216"),
         ({"RescaleSlope": -1, "RescaleIntercept": 0}, "expected counts from 0"),
         ({"PixelSpacing": ["NaN", 2]}, "Pixel Spacing is no finite number"),
-        ({"PixelSpacing": [0, 2]}, "Pixel Spacing is not two lengths"),
         ({"DetectorVector": [1, 2]}, "DetectorVector has 2 values, expected one for each of the 1"),
     ],
 )
@@ -470,3 +470,75 @@ def test_nothing_personal_is_in_a_frame(tmp_path):
     text = repr(frame)
     for personal in ("Doe", "P1234567", "1.2.840.99"):
         assert personal not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["WB 3HR POST", "POST MDP", "BONE 3 HRS ANT", "antero-posterior", "postero-anterior"]
+)
+def test_a_series_description_is_not_guessed_from(tmp_path, text):
+    dataset = nm_dataset(PIXELS["anterior"][None])
+    dataset.SeriesDescription = text
+    (frame,) = read_dicom(save(dataset, tmp_path / "nm.dcm"))
+    assert frame.view is None
+    assert "which view" in frame.notes[0]
+
+
+@pytest.mark.parametrize("meaning", ["antero-posterior", "postero-anterior projection"])
+def test_a_direction_of_rays_is_no_view(tmp_path, meaning):
+    dataset = two_views(("anterior", "posterior"))
+    code = Dataset()
+    code.CodeMeaning = meaning
+    dataset.DetectorInformationSequence[0].ViewCodeSequence = [code]
+    frames = read_dicom(save(dataset, tmp_path / "nm.dcm"))
+    assert [frame.view for frame in frames] == [None, "posterior"]
+    assert ["which view" in " ".join(frame.notes) for frame in frames] == [True, False]
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], 2.26])
+def test_a_spacing_that_is_none_does_not_keep_a_scan_from_being_read(tmp_path, spacing):
+    dataset = two_views(("anterior", "posterior"))
+    dataset.PixelSpacing, dataset.RescaleSlope = spacing, None
+    for frame in read_dicom(save(dataset, tmp_path / "nm.dcm")):
+        assert frame.pixel_spacing is None
+        assert "Pixel Spacing" in frame.notes[0]
+
+
+def test_pixels_of_another_size_are_noted_and_of_twice_the_size_refused(tmp_path):
+    dataset = two_views(("anterior", "posterior"))
+    for spacing, notes in ((2.4, 0), (2.8, 1)):
+        dataset.PixelSpacing = [spacing, spacing]
+        frames = read_dicom(save(dataset, tmp_path / "nm.dcm"))
+        assert [len(frame.notes) for frame in frames] == [notes, notes]
+    dataset.PixelSpacing = [4.52, 4.52]
+    with pytest.raises(InputError, match=r"Pixel Spacing is 4\.52 x 4\.52 mm, expected 1\.51 to"):
+        read_dicom(save(dataset, tmp_path / "nm.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"RescaleSlope": 0}, "Rescale Slope is 0"),
+        ({"DetectorVector": [0, 1]}, "DetectorVector holds 0"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "WHOLE BODY", "TRANSMISSION"]}, "is TRANSMISSION"),
+        (
+            {
+                "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7",
+                "ImageType": ["DERIVED", "SECONDARY", "RECON TOMO"],
+            },
+            "value 3, is RECON TOMO",
+        ),
+    ],
+)
+def test_what_is_no_bone_scan_in_counts_is_refused(tmp_path, change, message):
+    dataset = two_views(("anterior", "posterior"))
+    for field, value in change.items():
+        setattr(dataset, field, value)
+    with pytest.raises(InputError, match=message):
+        read_dicom(save(dataset, tmp_path / "nm.dcm"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_jpeg_ls_gives_the_same_counts(tmp_path, dtype):
+    dataset = two_views(("posterior", "anterior"), dtype=dtype)
+    dataset = compressed(dataset, JPEGLSLossless, imagecodecs.jpegls_encode)
+    assert_both_views(save(dataset, tmp_path / "nm.dcm"))

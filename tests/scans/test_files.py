@@ -91,7 +91,7 @@ def test_dicom_gives_one_view_a_frame_in_the_middle_of_zeros(tmp_path):
         assert (view.pixels[480:544, 112:144] == PIXELS[view.view]).all()
         assert view.pixels.sum() == PIXELS[view.view].sum()
         assert (view.gain, view.overflowed) == (1, 0)
-        assert view.frame.pixel_spacing == (2.26, 2.5)
+        assert view.frame.pixel_spacing == (2.26, 2.4)
 
 
 def test_dicom_without_preamble_is_told_from_other_files(tmp_path):
@@ -153,3 +153,13 @@ def test_a_folder_is_searched_for_images(tmp_path):
     listed = [str(file.relative_to(tmp_path)) for file in list_image_files(tmp_path)]
     assert listed == ["IM0001", "a/c.png", "b.JPG", "d.jpeg"]
     assert list_image_files(tmp_path / "d.jpeg") == [tmp_path / "d.jpeg"]
+
+
+def test_black_on_white_is_refused_in_every_kind_of_file(tmp_path, phantom):
+    grey = 255 - np.minimum(phantom.counts, 255).astype(np.uint8)
+    (tmp_path / "scan.png").write_bytes(png(grey))
+    (tmp_path / "scan.jpg").write_bytes(cv2.imencode(".jpg", grey)[1].tobytes())
+    save(nm_dataset(grey[None].astype(np.uint16)), tmp_path / "scan.dcm")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match="is black on white"):
+            read_image_file(path)

@@ -7,7 +7,7 @@ import pytest
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.patient import simulate_patient, to_grey
 from bonescan_jax.scans.counts import bone_reference, estimate_gain
-from bonescan_jax.scans.unwrap import unwrap_grey
+from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 from tests.hot_spots import hot_body, stretch, through_jpeg, wrap_after_gain
 
 
@@ -105,3 +105,19 @@ def test_images_that_are_no_scans_do_not_fail(shape):
 def test_only_8_bit_images_wrap():
     with pytest.raises(InputError, match="uint16"):
         unwrap_grey(np.zeros((8, 8), np.uint16))
+
+
+def test_a_black_hole_in_a_hot_area_stays_black():
+    y, x = np.mgrid[:128, :128]
+    mean = 230 * np.exp(-((y - 64) ** 2 + (x - 64) ** 2) / 1500)
+    grey = np.clip(np.random.default_rng(0).poisson(mean), 0, 253).astype(np.uint8)
+    grey[58:70, 58:70] = 0
+    assert (unwrap_grey(grey).values[58:70, 58:70] == 0).all()
+
+
+def test_pixels_left_alone_are_told():
+    grey = np.random.default_rng(0).integers(0, 256, (256, 256)).astype(np.uint8)
+    grey[:, :100] = 5
+    scan = unwrap_grey(grey)
+    assert scan.left_alone > 3072
+    assert "left as they are" in unwrapping_doubts(scan)[0]
