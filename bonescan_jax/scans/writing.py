@@ -1,4 +1,4 @@
-"""A data set appears in its place only when it is complete, whatever ends its writing."""
+"""A folder appears in its place only when it is complete, whatever ends its writing."""
 
 import contextlib
 import fcntl
