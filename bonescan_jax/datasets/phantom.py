@@ -14,7 +14,6 @@ class Phantom(BS80K):
 
     DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
     CITATION = ""
-    DUPLICATES = FOREIGN = UNUSUAL = ()
 
     name = "phantom"
 
@@ -36,8 +35,8 @@ def prepare_phantom(
         name: of the data set.
         num_patients: how many to simulate, two views each.
         seed: of the simulation.
-        num_processes: see `bonescan_jax.phantom.files.write_bs80k`.
-        on_patient: see there.
+        num_processes: that simulate and unwrap; None: one for each usable core.
+        on_patient: see `bonescan_jax.phantom.files.write_bs80k`.
         **settings: what else `bonescan_jax.datasets.bs80k.prepare` takes.
 
     Returns:
@@ -49,4 +48,6 @@ def prepare_phantom(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / name
         write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
-        return prepare(source, data_dir, name=name, builder=Phantom, **settings)
+        return prepare(
+            source, data_dir, name=name, num_processes=num_processes, builder=Phantom, **settings
+        )
