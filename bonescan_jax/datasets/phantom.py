@@ -7,6 +7,7 @@ from typing import Any
 
 from bonescan_jax.datasets.bs80k import BS80K, prepare
 from bonescan_jax.phantom.files import write_bs80k
+from bonescan_jax.scans.writing import hidden_folder
 
 
 class Phantom(BS80K):
@@ -45,8 +46,8 @@ def prepare_phantom(
     Raises:
         InputError: as `bonescan_jax.datasets.bs80k.prepare`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / name
+    with hidden_folder(Path(tempfile.gettempdir()) / name) as folder:
+        source = folder / name
         write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
         return prepare(
             source, data_dir, name=name, num_processes=num_processes, builder=Phantom, **settings

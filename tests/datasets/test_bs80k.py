@@ -1,10 +1,12 @@
 """Preparing and reading: byte for byte, all or nothing, without TensorFlow."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -316,3 +318,21 @@ def test_phantoms_go_the_same_way(tmp_path, monkeypatch):
     summary = phantom.prepare_phantom(tmp_path, num_patients=4, seed=0, **SETTINGS)
     assert summary["patients"] == 4
     assert len(open_split(tmp_path, "small-1", "train")) == 2 * summary["splits"]["train"]
+
+
+def test_simulated_files_of_a_killed_process_are_removed_by_the_next(tmp_path, monkeypatch):
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from bonescan_jax.datasets import phantom\n"
+        "phantom.write_bs80k = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "phantom.prepare_phantom(pathlib.Path(sys.argv[1]), num_patients=4, seed=0, "
+        f"**{SETTINGS!r})\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "data")]
+    (tmp_path / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    phantom.prepare_phantom(tmp_path / "data", num_patients=4, seed=0, **SETTINGS)
+    assert not list((tmp_path / "tmp").iterdir())
