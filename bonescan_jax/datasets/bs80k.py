@@ -33,7 +33,7 @@ from bonescan_jax.scans.bs80k import (
     open_bs80k,
 )
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
-from bonescan_jax.scans.overflow import find_overflows, start_workers
+from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
 from bonescan_jax.scans.writing import complete_folder
 
@@ -82,6 +82,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self._on_scan = on_scan  # called with the number of scans written
         self._num_written = 0
+        self.doubts: list[Finding] = []  # about grey values unwrapped while writing
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
@@ -172,8 +173,15 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
                     **overflow.fields(),
                 },
             )
-            self._num_written += 1
-            self._on_scan(self._num_written)
+            self._written(f"patient {scan.patient}, {scan.view}", overflow)
+
+    def _written(self, image: str, overflow: Overflow) -> None:
+        """Keeps account of an image whose record was made."""
+        self.doubts += [
+            Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
+        ]
+        self._num_written += 1
+        self._on_scan(self._num_written)
 
     # TFDS prints these to standard output, which belongs to the result of the command.
     def _log_download_bytes(self) -> None: ...
@@ -246,22 +254,22 @@ def prepare(
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
     if already_prepared:
-        splits = _stored_splits(path, settings, duplicates)
+        prepared = _read_prepared(path, settings, used.patients, duplicates)
+        splits, findings = prepared["splits"], [Finding(*each) for each in prepared["findings"]]
     else:
         details = {
             "splits": splits,
             "folds": _stored_folds(used.patients, settings, duplicates),
-            "findings": used.findings,
             **builder.index(used, splits),
         }
-        _write_data_set(builder, path, used, settings | details, num_processes, on_scan)
+        findings = _write_data_set(builder, path, used, settings | details, num_processes, on_scan)
     return {
         "name": name,
         "path": str(path),
         "already_prepared": already_prepared,
         **numbers,
         "splits": {split: len(patients) for split, patients in splits.items()},
-        **count_findings(used.findings),
+        **count_findings(findings),
     }
 
 
@@ -301,40 +309,48 @@ def _write_data_set(
     settings: dict[str, Any],
     num_processes: int | None,
     on_scan: Callable[[int, int], None] | None,
-) -> None:
-    """Writes records and settings to their place, complete or not at all."""
+) -> list[Finding]:
+    """Writes records and settings to their place, complete or not at all; returns all findings."""
     total = builder.num_images(source)
     try:
         with complete_folder(path) as folder, start_workers(total, num_processes) as workers:
             tfds.disable_progress_bar()  # on_scan tells the progress
-            builder(
+            writer = builder(
                 data_dir=folder,
                 name=path.name,
                 source=source,
                 splits=settings["splits"],
                 workers=workers,
                 on_scan=lambda done: on_scan and on_scan(done, total),
-            ).download_and_prepare(
+            )
+            writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
+            findings = [*source.findings, *writer.doubts]
             written = folder / path.name
             shards = describe_shards(written / str(builder.VERSION))
-            (written / SETTINGS_FILE).write_text(json.dumps(settings | shards))
+            (written / SETTINGS_FILE).write_text(
+                json.dumps(settings | shards | {"findings": findings})
+            )
     except (OSError, RuntimeError) as error:  # the latter: ArrayRecord's, such as for a full disk
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"{printable(str(path))}: the data set cannot be written ({printable(reason)}), "
             f"expected a folder that may be made and room for {len(source.patients)} patients."
         ) from error
+    return findings
 
 
-def _stored_splits(
-    path: Path, settings: dict[str, Any], duplicates: Sequence[Sequence[int]]
-) -> dict[str, tuple[int, ...]]:
-    """The splits of a data set that is there already.
+def _read_prepared(
+    path: Path,
+    settings: dict[str, Any],
+    patients: Sequence[int],
+    duplicates: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """What is stored about a data set that is there already.
 
     Raises:
-        InputError: it was prepared with other settings, or parts one person's ids.
+        InputError: it was prepared with other settings or patients, or parts one person's ids.
     """
     prepared = read_settings(path)
     for field, wanted in settings.items():
@@ -343,6 +359,12 @@ def _stored_splits(
                 f"{path}: was prepared with {field} {prepared.get(field)}, expected {wanted}; "
                 f"{OTHER_PLACE}."
             )
+    held = sorted(patient for ids in prepared["splits"].values() for patient in ids)
+    if held != list(patients):
+        raise InputError(
+            f"{path}: was prepared with {len(held)} patients, expected the {len(patients)} that "
+            f"are used now; {OTHER_PLACE}."
+        )
     for splits in (prepared["splits"], *prepared["folds"]):
         split_of = {patient: split for split, patients in splits.items() for patient in patients}
         for group in duplicates:
@@ -352,7 +374,7 @@ def _stored_splits(
                     "splits, expected one split because they have an image in common; "
                     f"{OTHER_PLACE}."
                 )
-    return prepared["splits"]
+    return prepared
 
 
 def open_split(data_dir: Path, name: str, split: str, fold: int = -1) -> ChosenRecords:

@@ -208,6 +208,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError("no settings in it")
         settings.setdefault("folds", [])
+        settings.setdefault("findings", [])
         for splits in (settings["splits"], *settings["folds"]):
             if not all(isinstance(splits[split], list) for split in SPLITS):
                 raise ValueError("a split is no list of patients")

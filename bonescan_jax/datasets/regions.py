@@ -113,8 +113,7 @@ class Regions(BS80K):
                     **overflow.fields(),
                 },
             )
-            self._num_written += 1
-            self._on_scan(self._num_written)
+            self._written(crop.path, overflow)
 
 
 def open_region_split(

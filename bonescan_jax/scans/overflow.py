@@ -28,6 +28,7 @@ class Overflow(NamedTuple):
     gain: float  # grey per count
     reference: float  # brightness of bone, in grey values
     values: np.ndarray  # (N, 2) int32: flat index of a pixel, its grey value unwrapped
+    doubts: tuple[str, ...] = ()  # phrases about what may still be wrong
 
     def fields(self) -> dict[str, Any]:
         """The fields of a record."""

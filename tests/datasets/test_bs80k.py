@@ -15,7 +15,7 @@ import pytest
 from bonescan_jax.datasets import phantom
 from bonescan_jax.datasets.bs80k import open_split, prepare
 from bonescan_jax.errors import InputError
-from bonescan_jax.scans import VIEWS
+from bonescan_jax.scans import VIEWS, overflow
 from bonescan_jax.scans.bs80k import KNOWN_DUPLICATES, open_bs80k
 from bonescan_jax.scans.overflow import find_overflow
 from bonescan_jax.scans.splits import SPLITS
@@ -159,6 +159,30 @@ def test_who_shares_an_image_is_in_one_split_and_fold(tmp_path):
     for splits in (settings["splits"], *settings["folds"]):
         split_of = {patient: split for split, ids in splits.items() for patient in ids}
         assert all(split_of[one] == split_of[other] for one, other in pairs)
+
+
+def test_an_old_data_set_of_other_patients_is_refused(tmp_path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 6)))
+    prepare(source, tmp_path, **SETTINGS)
+    path = tmp_path / "small-1" / "splits.json"
+    settings = json.loads(path.read_text())
+    settings["splits"]["train"].pop()
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="was prepared with 4 patients, expected the 5"):
+        prepare(source, tmp_path, **SETTINGS)
+
+
+def test_doubts_of_unwrapping_are_noted(layout, tmp_path, monkeypatch):
+    def doubtful(image):
+        return find_overflow(image)._replace(doubts=("hot spots are rough",))
+
+    monkeypatch.setattr(overflow, "find_overflow", doubtful)
+    first = prepare(layout, tmp_path, **SETTINGS)
+    assert first["noted"] == {"overflow in doubt": 10}
+    settings = json.loads((tmp_path / "small-1" / "splits.json").read_text())
+    sentences = [sentence for _, _, sentence in settings["findings"]]
+    assert "patient 3, posterior: hot spots are rough." in sentences
+    assert prepare(layout, tmp_path, **SETTINGS)["noted"] == {"overflow in doubt": 10}
 
 
 def test_an_old_data_set_that_parts_one_person_is_refused(tmp_path):
