@@ -15,7 +15,7 @@ from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
 from bonescan_jax.scans.bs80k import KNOWN_FOREIGN, is_bs80k
-from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding
+from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, printable
 from bonescan_jax.scans.overflow import find_overflows
 from bonescan_jax.scans.regions import REGIONS, RegionSource, open_regions
 from bonescan_jax.scans.splits import SPLITS
@@ -113,7 +113,7 @@ class Regions(BS80K):
                     **overflow.fields(),
                 },
             )
-            self._written(crop.path, overflow)
+            self._written(printable(crop.path), overflow)
 
 
 def open_region_split(
