@@ -50,7 +50,7 @@ def write_dicom(
         out: folder to make; must not exist or be empty. It appears only when all is written.
         num_patients: how many.
         seed: same seed, same files; the same patients as in BS-80K's layout.
-        num_processes: None: one for each processor.
+        num_processes: None: one for each usable core.
         on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:

@@ -5,7 +5,6 @@ public count image of NEMA WG04, is one patient with 3.6 M counts in one view: f
 imaged once more with NM1's counts, so that percentiles of counts mean the same on both sides.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.body import Body, draw_body
 from bonescan_jax.phantom.files import side_by_side
@@ -396,7 +396,7 @@ def validate(
     Args:
       num_patients: how many; intervals shrink with their square root.
       seed: same seed, same table.
-      num_processes: None: one for each processor.
+      num_processes: None: one for each usable core.
       on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:
@@ -408,7 +408,7 @@ def validate(
     """
     if num_patients < 1:
         raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
-    processes = min(num_processes or os.cpu_count() or 1, num_patients)
+    processes = min(num_processes or usable_cores(), num_patients)
     patients = []
     tasks = [(seed, patient) for patient in range(1, num_patients + 1)]
     for measured in side_by_side(measure, tasks, processes):

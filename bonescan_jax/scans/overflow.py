@@ -1,4 +1,4 @@
-"""Grey values that ran over 255: found once, when a data set is prepared, by every processor."""
+"""Grey values that ran over 255: found once, when a data set is prepared, by every usable core."""
 
 import multiprocessing
 import os
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.unwrap import unwrap_grey
 
@@ -27,6 +28,7 @@ class Overflow(NamedTuple):
     gain: float  # grey per count
     reference: float  # brightness of bone, in grey values
     values: np.ndarray  # (N, 2) int32: flat index of a pixel, its grey value unwrapped
+    doubts: tuple[str, ...] = ()  # phrases about what may still be wrong
 
     def fields(self) -> dict[str, Any]:
         """The fields of a record."""
@@ -50,9 +52,9 @@ def find_overflow(image: bytes) -> Overflow:
     return Overflow(float(found.gain), float(found.reference), values)
 
 
-def start_workers(num_scans: int) -> Executor:
-    """Processes, one for each processor; a thread where they do not pay."""
-    processes = os.cpu_count() or 1
+def start_workers(num_scans: int, num_processes: int | None = None) -> Executor:
+    """Processes, one for each usable core if not told; a thread where they do not pay."""
+    processes = num_processes or usable_cores()
     if num_scans < _MIN_SCANS or processes == 1:
         return ThreadPoolExecutor(1)
     # spawn: JAX may run threads here, and a fork would copy their locks.
@@ -73,7 +75,7 @@ def find_overflows(
         Each thing with the overflow of its image.
     """
     waiting = deque()
-    most = _AHEAD * (os.cpu_count() or 1)
+    most = _AHEAD * usable_cores()
     for item, image in scans:
         waiting.append((item, workers.submit(find_overflow, image)))
         if len(waiting) > most:
