@@ -13,7 +13,7 @@ import numpy as np
 
 from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.scans.jpeg import decode_top
-from bonescan_jax.scans.unwrap import unwrap_grey
+from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
 # Processes take a second or two to start: fewer scans are done sooner in this one.
 _MIN_SCANS = 128
@@ -49,7 +49,8 @@ def find_overflow(image: bytes) -> Overflow:
     found = unwrap_grey(grey)
     pixels = np.flatnonzero(found.values != grey)
     values = np.stack([pixels, found.values.ravel()[pixels]], axis=1).astype(np.int32)
-    return Overflow(float(found.gain), float(found.reference), values)
+    doubts = unwrapping_doubts(found)
+    return Overflow(float(found.gain), float(found.reference), values, doubts)
 
 
 def start_workers(num_scans: int, num_processes: int | None = None) -> Executor:
