@@ -54,7 +54,7 @@ class SplitRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._serialized)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")  # also what ends a loop over them
         try:
@@ -81,7 +81,7 @@ class ChosenRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices
         split, record = self._places[index]
         return self._splits[split][record]
 
@@ -218,17 +218,6 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"prepared with; {OTHER_PLACE}."
         ) from error
     return settings
-
-
-def data_fingerprint(data_dir: Path, name: str) -> str:
-    """A checksum of what a data set was made of: its source, and the patients of each split.
-
-    Raises:
-        InputError: there is no such data set.
-    """
-    settings = read_settings(Path(data_dir) / name)
-    parts = {key: settings.get(key) for key in ("version", "splits", "folds", "source_sha256")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def num_folds(data_dir: Path, name: str) -> int:

@@ -18,7 +18,8 @@ from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
 from bonescan_jax.scans.bs80k import FOLDERS, XML_FOLDERS
 from bonescan_jax.scans.writing import complete_folder
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 # ------------------------------------------------------------------------------ files of any layout
 
@@ -40,7 +41,7 @@ def view_truth(view: PhantomView) -> dict[str, np.ndarray]:
         f"counts_{view.view}": view.counts,
         f"mask_{view.view}": view.mask,
         f"boxes_{view.view}": np.array(view.boxes, np.int64).reshape(-1, 5),
-        f"gain_{view.view}": np.float64(view.gain),
+        f"gain_{view.view}": np.array(view.gain),
     }
 
 
@@ -140,7 +141,7 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
     out, seed, patient = Path(task[0]), task[1], task[2]
     cv2.setNumThreads(1)
     tally: Counter[str] = Counter()
-    truth = {}
+    truth: dict[str, np.ndarray] = {}
     for view in simulate_patient(seed, patient).views:
         folder, annotations = FOLDERS[view.view], XML_FOLDERS[view.view]
         _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
@@ -151,7 +152,7 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
             )
         tally.update(tally_view(view))
         truth |= view_truth(view)
-    np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
+    np.savez_compressed(out / "truth" / f"{patient}.npz", allow_pickle=False, **truth)
     return patient, dict(tally)
 
 

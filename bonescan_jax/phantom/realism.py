@@ -104,9 +104,9 @@ def _chest(view: PhantomView, body: Body) -> tuple[float, float, float]:
     corners = np.rint(body.locate(points, "trunk")[:, :2]).astype(np.int32)
     inside = cv2.fillPoly(np.zeros((HEIGHT, WIDTH), np.uint8), [corners], 1)
     left, top = np.maximum(corners.min(0), 0)
-    right, bottom = corners.max(0)
+    right, bottom = np.max(corners, axis=0)
     crop = (view.grey * inside)[top:bottom, left:right]
-    return float(crop.max()), float(np.percentile(crop, 99)), float(crop.sum())
+    return float(np.max(crop)), float(np.percentile(crop, 99)), float(crop.sum())
 
 
 def lesions(body: Body) -> tuple[tuple[str, float], ...]:
@@ -352,6 +352,7 @@ def _row(quantity: Quantity, patients: Sequence[Measured]) -> Row:
         simulated = float(np.median(values))
         interval = tuple(np.percentile(values, (10, 90)))
     else:
+        assert quantity.overall is not None  # it has one of the two
         simulated = quantity.overall(patients)
         rng = np.random.default_rng(0)
         again = []

@@ -263,11 +263,11 @@ def _find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
     for step in _steps(folder):
         with contextlib.suppress(manifest.DamagedError):
             validations[step] = manifest.verify(folder / str(step)).get(VALIDATION)
-    validations = {step: found for step, found in validations.items() if found}
-    best = best_step(validations)
+    validated = {step: found for step, found in validations.items() if found}
+    best = best_step(validated)
     if best is None:
         raise InputError(f"{folder}: holds no good checkpoint that was validated, so none is best")
-    return best, validations[best]
+    return best, validated[best]
 
 
 def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, int]:

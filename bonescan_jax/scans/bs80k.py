@@ -89,7 +89,9 @@ class _ViewFiles(NamedTuple):
 
     def parsers(self) -> dict[str, tuple[_Parser, int]]:
         """How each file is parsed, and the most bytes it may have."""
-        parsers = dict.fromkeys(self.images.values(), (_check_image, _MAX_IMAGE))
+        parsers: dict[str, tuple[_Parser, int]] = dict.fromkeys(
+            self.images.values(), (_check_image, _MAX_IMAGE)
+        )
         parsers |= dict.fromkeys(self.annotations.values(), (parse_boxes, _MAX_XML))
         return parsers | ({self.labels: (parse_labels, _MAX_LABELS)} if self.labels else {})
 
@@ -169,12 +171,11 @@ def open_bs80k(
                 phrase = f"has no {other} view, expected {listed[other].folder}/{patient}.jpg"
                 path = f"{listed[view].folder}/{patient}.jpg"
                 report.add(SKIPPED, "view without the other one", path, phrase)
-    usable = {
-        (patient, view): views[view][patient]
-        for patient in found
-        if all(views[each].get(patient) for each in VIEWS)
-        for view in VIEWS
-    }
+    usable: dict[tuple[int, str], _View] = {}
+    for patient in found:
+        both = {view: each for view in VIEWS if (each := views[view].get(patient))}
+        if len(both) == len(VIEWS):
+            usable |= {(patient, view): each for view, each in both.items()}
     patients = tuple(sorted({patient for patient, _ in usable}))
     _refuse(source, strict, len(patients), len(found), report.findings)
     fingerprint = hashlib.sha256("\n".join(sorted(report.digests)).encode()).hexdigest()
@@ -230,8 +231,8 @@ def _find_root(source: Path, paths: list[str]) -> str:
         )
     ((root, folders),) = roots.items()
     if missing := [folder for folder in FOLDERS.values() if folder not in folders]:
-        missing = printable(f"{root}{missing[0]}")
-        raise InputError(f"{shown}: {missing} holds no file, expected {expected}.")
+        empty = printable(f"{root}{missing[0]}")
+        raise InputError(f"{shown}: {empty} holds no file, expected {expected}.")
     return root
 
 
@@ -334,7 +335,7 @@ def _check_view(
 ) -> dict[int, _View | None]:
     """Puts together what the files of one view say of each patient; None: not usable."""
     labels_path = f"{files.folder}/{FOLDERS[view]}.txt"
-    labels: dict[int, bool] = parsed.get(files.labels) or {}
+    labels: dict[int, bool] = parsed.get(files.labels or "") or {}
     if files.labels is None:
         phrase = "is missing, expected '<id>.jpg 0|1' lines"
         report.add(REPAIRED, "label file missing", labels_path, phrase)

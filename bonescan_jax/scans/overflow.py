@@ -5,7 +5,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -75,7 +75,7 @@ def find_overflows(
     Returns:
         Each thing with the overflow of its image.
     """
-    waiting = deque()
+    waiting: deque[tuple[Item, Future[Overflow]]] = deque()
     most = _AHEAD * usable_cores()
     for item, image in scans:
         waiting.append((item, workers.submit(find_overflow, image)))
@@ -91,7 +91,9 @@ def _end_with_parent() -> None:
     cv2.setNumThreads(1)
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        assert parent is not None  # this is a worker
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
