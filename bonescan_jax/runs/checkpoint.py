@@ -325,6 +325,18 @@ def _logged_by_orbax(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(lambda record: not _logged_by_orbax(record))
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
+# Writes that were under way when the first one failed still report to Orbax' loop, which is closed
+# by then: a stack for each of them, from where nothing can be raised.
+_report_unraisable = sys.unraisablehook
+
+
+def _report_but_closed_loops(unraisable: Any) -> None:  # noqa: ANN401 - sys does not name it
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _report_unraisable(unraisable)
+
+
+sys.unraisablehook = _report_but_closed_loops
+
 
 def _train_items(state: TrainState) -> dict[str, Any]:
     names = ("step", "params", "stats", "optimizer")

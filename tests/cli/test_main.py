@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bonescan_jax.cli.flags import expand_home
 from bonescan_jax.cli.main import main
 from bonescan_jax.cli.verbs import VERBS
 from tests.layout import write_layout
@@ -116,3 +117,12 @@ def test_a_table_and_the_json_say_what_was_left_out(capsys: pytest.CaptureFixtur
     (row,) = [line for line in err.splitlines() if "cannot be decoded" in line]
     assert "skipped" in row
     assert "wholeBodyANT/1.jpg: is no JPEG" in row
+
+
+def test_home_is_expanded_in_flags(monkeypatch: pytest.MonkeyPatch):
+    """A shell does that only where a word begins, and not in --workdir=~/run."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_home("--workdir=~/run") == "--workdir=/home/me/run"
+    assert expand_home("--config.data.dir=~/data") == "--config.data.dir=/home/me/data"
+    for other in ("--workdir=run~", "~/file", "--seed", "--out=/a/~/b"):
+        assert expand_home(other) == other
