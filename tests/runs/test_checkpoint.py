@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_last_good_step(tmp_path: Path):
 
 
 def test_writes_that_end_after_a_failed_save_print_no_stacks():
-    """Orbax closes its loop when the first one fails; where nothing can be raised, Python prints."""
+    """Orbax closes its loop when the first one fails, and the others then have nobody to tell."""
     code = """
 import bonescan_jax.runs.checkpoint
 class Late:
