@@ -238,7 +238,7 @@ def test_a_config_that_does_not_fit_its_checkpoint_is_told_in_a_sentence(
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace("8,\n      8\n", "8,\n      16\n"))
     assert read_config(tmp_path).model.filters == (4, 8, 16)
-    message = r"checkpoints/1: does not hold the arrays of the network of .*/config.json, expected"
+    message = r"checkpoints/1: params/.* is \(.*8\S*\), expected \(.*16\S*\) for the network of"
     with pytest.raises(InputError, match=message):
         evaluate(tmp_path, "test", "mean")
 
