@@ -36,7 +36,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
     pixels = np.random.default_rng(0).poisson(300, (900, 200)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    result = predict(workdir, tmp_path / "a.png", tmp_path / "out", "mean", 0)
+    result, problems = predict(workdir, tmp_path / "a.png", tmp_path / "out", "mean", 0)
+    assert problems == []
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     mask = cv2.imread(str(tmp_path / "out" / found["mask"]), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (900, 200)
@@ -56,10 +57,10 @@ def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
 def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
     """Both folders hold a 1.jpg: neither may overwrite the other."""
     source = write_layout(tmp_path / "source", (1, 2, 3))
-    result = predict(workdir, source, tmp_path / "out", "head_1", 0)
+    result, _ = predict(workdir, source, tmp_path / "out", "head_1", 0)
     assert result["views"] == 6
-    assert len(list((tmp_path / "out").glob("*.json"))) == 6
-    assert predict(workdir, source, tmp_path / "two", "mean", 2)["views"] == 2
+    assert len(list((tmp_path / "out").rglob("*.json"))) == 6
+    assert predict(workdir, source, tmp_path / "two", "mean", 2)[0]["views"] == 2
 
 
 def test_a_network_of_both_views_takes_them_together_or_one(
@@ -81,13 +82,15 @@ def test_a_network_of_both_views_takes_them_together_or_one(
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
     source = write_layout(tmp_path / "source", (1, 2))
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 4
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 4
     assert seen == [[0, 1], [0, 1]]
     (source / "wholeBodyANT" / "1.jpg").unlink()
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 3
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
     write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
-    assert predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)["views"] == 8
+    assert (
+        predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)[0]["views"] == 8
+    )
     assert seen[4:] == [[0, 1]] * 4
 
 
@@ -104,12 +107,11 @@ def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
 
 def test_bad_input_is_named(workdir: Path, tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
-    for source, message in (
-        (tmp_path / "nothing.jpg", "nothing.jpg: does not exist"),
-        (tmp_path / "broken.jpg", "broken.jpg: "),
-    ):
-        with pytest.raises(InputError, match=message):
-            predict(workdir, source, tmp_path / "out", "mean", 0)
+    with pytest.raises(InputError, match="nothing.jpg: does not exist"):
+        predict(workdir, tmp_path / "nothing.jpg", tmp_path / "out", "mean", 0)
+    result, (problem,) = predict(workdir, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
+    assert (result["views"], result["skipped"]) == (0, 1)
+    assert problem.startswith(f"{tmp_path / 'broken.jpg'}: ")
     with pytest.raises(InputError, match="holds no config.json"):
         predict(tmp_path, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
 
