@@ -17,9 +17,11 @@ from bonescan_jax.runs.progress import Progress
 from bonescan_jax.scans import ABNORMAL, NORMAL
 from bonescan_jax.scans.annotations import parse_boxes
 from bonescan_jax.scans.bs80k import XML_FOLDERS
-from bonescan_jax.scans.dicom import DicomFrame, pair_views, read_bytes
-from bonescan_jax.scans.files import FileView, bs80k_folder, list_image_files, read_image_file
-from bonescan_jax.scans.findings import printable
+from bonescan_jax.scans.dicom import DicomFrame, read_bytes
+from bonescan_jax.scans.files import FileView, ViewHeader, bs80k_folder, decode_image
+from bonescan_jax.scans.findings import SKIPPED, printable
+from bonescan_jax.scans.listing import ImageFile, image_stem, list_image_files
+from bonescan_jax.scans.pairing import pair_headers
 
 LOG_WIDTH = 160  # columns of the table where there is no terminal
 
@@ -43,8 +45,9 @@ class ScanRow(NamedTuple):
 class FileReport(NamedTuple):
     """The scans of one file, or why it cannot be read."""
 
-    path: Path
+    path: Path | None  # None: its name is in the sentence only
     scans: tuple[ScanRow, ...]
+    headers: tuple[ViewHeader, ...]  # one a scan
     problem: str | None  # one sentence
 
 
@@ -56,44 +59,56 @@ def inspect_files(sources: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
 
     Returns:
         How many `files` and `scans` there are, how many scans overflowed (`overflowed`) or have
-        notes (`noted`), how many `pairs` the views in DICOM make, and how many files are
+        notes (`noted`), how many `pairs` the views make, and how many files are
         `unreadable`; of a single file also what `ScanRow` holds, as lists if it has several scans.
         And a sentence for each unreadable file.
 
     Raises:
         InputError: there is no such path, or a folder without image files.
     """
-    paths = list(dict.fromkeys(path for source in sources for path in list_image_files(source)))
-    reports = []
+    listings = [list_image_files(source) for source in sources]
+    files = list(dict.fromkeys(file for listing in listings for file in listing.files))
+    reports = [
+        FileReport(None, (), (), finding.sentence)
+        for listing in listings
+        for finding in listing.findings
+        if finding.outcome == SKIPPED
+    ]
     # Decoding and arithmetic on arrays leave the interpreter free.
-    with Progress("inspect", len(paths)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
-        for report in pool.map(inspect_file, paths):
+    with Progress("inspect", len(files)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
+        for report in pool.map(inspect_file, files):
             reports.append(report)
             progress.advance()
     _print_table(reports)
     scans = [scan for report in reports for scan in report.scans]
     problems = [report.problem for report in reports if report.problem]
-    pairs, _ = pair_views(scan.frame for scan in scans if scan.frame)
+    pairs = pair_headers([header for report in reports for header in report.headers])
     result = {
-        "files": len(paths),
+        "files": len(reports),
         "scans": len(scans),
         "overflowed": sum(scan.overflowed_pixels > 0 for scan in scans),
         "noted": sum(bool(scan.note) for scan in scans),
         "pairs": len(pairs),
         "unreadable": len(problems),
     }
-    if len(paths) == 1 and scans:
+    if len(reports) == 1 and scans:
         result |= _describe(scans)
     return result, problems
 
 
-def inspect_file(path: Path) -> FileReport:
+def inspect_file(file: ImageFile) -> FileReport:
     """Reads one file; what keeps it from being read becomes part of the report."""
+    path = file.path
     try:
-        views = read_image_file(path)
-        return FileReport(path, tuple(_inspect_view(path, view, views) for view in views), None)
+        views = decode_image(file.read(), path)
+        headers = tuple(
+            ViewHeader(file, number, view.name, view.view, _without_pixels(view.frame))
+            for number, view in enumerate(views)
+        )
+        scans = tuple(_inspect_view(path, view, views) for view in views)
+        return FileReport(path, scans, headers, None)
     except InputError as error:
-        return FileReport(path, (), str(error))
+        return FileReport(path, (), (), str(error))
 
 
 def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> ScanRow:
@@ -116,18 +131,19 @@ def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> Scan
         boxes_abnormal=abnormal,
         boxes_normal=normal,
         note=note,
-        frame=view.frame and _without_pixels(view.frame),
+        frame=_without_pixels(view.frame),
     )
 
 
-def _without_pixels(frame: DicomFrame) -> DicomFrame:
+def _without_pixels(frame: DicomFrame | None) -> DicomFrame | None:
     """The same shape in no memory: a folder may hold thousands."""
-    return frame._replace(pixels=np.broadcast_to(np.float32(0), frame.pixels.shape))
+    return frame and frame._replace(pixels=np.broadcast_to(np.float32(0), frame.pixels.shape))
 
 
 def _compare_counts(views: Sequence[FileView]) -> str:
     """What a DICOM file declares as its sum may differ from it, if the pixels were changed."""
-    declared = views[0].frame.counts_accumulated
+    frame = views[0].frame
+    declared = frame and frame.counts_accumulated
     found = sum(float(view.pixels.sum(dtype=np.float64)) for view in views)
     if declared is None or declared == found:
         return ""
@@ -136,8 +152,9 @@ def _compare_counts(views: Sequence[FileView]) -> str:
 
 def _count_boxes(path: Path, view: FileView) -> tuple[int | None, int | None, str]:
     """Abnormal and normal boxes beside a whole-body image; a view without an XML file has none."""
+    assert view.view is not None  # the folder of BS-80K says it
     folder = path.parent / XML_FOLDERS[view.view]
-    xml = folder / f"{path.stem}.xml"
+    xml = folder / f"{image_stem(path.name)}.xml"
     if not folder.is_dir():
         return None, None, ""
     if not xml.is_file():
@@ -159,15 +176,15 @@ def _describe(scans: Sequence[ScanRow]) -> dict[str, Any]:
 
 def _print_table(reports: Sequence[FileReport]) -> None:
     table = rich.table.Table("file", "kind", "view", "size", box=rich.box.SIMPLE_HEAD)
-    for name in ("gain", "overflowed", "counts", "abnormal", "normal"):
-        table.add_column(name, justify="right")
+    for column in ("gain", "overflowed", "counts", "abnormal", "normal"):
+        table.add_column(column, justify="right")
     table.add_column("note")
     table.columns[0].overflow = "fold"
     for report in reports:
         # Text: a name may hold what rich takes for a colour.
-        name = rich.text.Text(printable(str(report.path)))
+        name = rich.text.Text(printable(str(report.path or "")))
         if report.problem:
-            reason = report.problem.removeprefix(f"{name}: ")
+            reason = report.problem.removeprefix(f"{name.plain}: ")
             table.add_row(name, "unreadable", *[""] * 7, rich.text.Text(reason))
         for scan in report.scans:
             table.add_row(name, *_cells(scan), rich.text.Text(scan.note))

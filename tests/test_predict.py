@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 import bonescan_jax.predict
+from bonescan_jax.cli.main import main
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import load_network
+from bonescan_jax.inspect import inspect_files
 from bonescan_jax.phantom.dicom import write_dicom
 from bonescan_jax.predict import predict
-from bonescan_jax.runs.workdir import read_config
+from bonescan_jax.runs.workdir import read_config, write_json
+from bonescan_jax.scans.files import read_view_headers
+from bonescan_jax.scans.listing import list_image_files
+from bonescan_jax.scans.pairing import pair_headers
 from bonescan_jax.train import train
-from tests.layout import write_layout
+from tests.layout import write_layout, zip_layout
+from tests.scans.test_dicom import SNOMED_CT, detector, nm_dataset, save
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
     pixels = np.random.default_rng(0).poisson(300, (900, 200)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    result = predict(workdir, tmp_path / "a.png", tmp_path / "out", "mean", 0)
+    result, problems = predict(workdir, tmp_path / "a.png", tmp_path / "out", "mean", 0)
+    assert problems == []
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     mask = cv2.imread(str(tmp_path / "out" / found["mask"]), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (900, 200)
@@ -56,10 +63,10 @@ def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
 def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
     """Both folders hold a 1.jpg: neither may overwrite the other."""
     source = write_layout(tmp_path / "source", (1, 2, 3))
-    result = predict(workdir, source, tmp_path / "out", "head_1", 0)
+    result, _ = predict(workdir, source, tmp_path / "out", "head_1", 0)
     assert result["views"] == 6
-    assert len(list((tmp_path / "out").glob("*.json"))) == 6
-    assert predict(workdir, source, tmp_path / "two", "mean", 2)["views"] == 2
+    assert len(list((tmp_path / "out").rglob("*.json"))) == 6
+    assert predict(workdir, source, tmp_path / "two", "mean", 2)[0]["views"] == 2
 
 
 def test_a_network_of_both_views_takes_them_together_or_one(
@@ -81,13 +88,15 @@ def test_a_network_of_both_views_takes_them_together_or_one(
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
     source = write_layout(tmp_path / "source", (1, 2))
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 4
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 4
     assert seen == [[0, 1], [0, 1]]
     (source / "wholeBodyANT" / "1.jpg").unlink()
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)["views"] == 3
+    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
     write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
-    assert predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)["views"] == 8
+    assert (
+        predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)[0]["views"] == 8
+    )
     assert seen[4:] == [[0, 1]] * 4
 
 
@@ -104,12 +113,11 @@ def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
 
 def test_bad_input_is_named(workdir: Path, tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
-    for source, message in (
-        (tmp_path / "nothing.jpg", "nothing.jpg: does not exist"),
-        (tmp_path / "broken.jpg", "broken.jpg: "),
-    ):
-        with pytest.raises(InputError, match=message):
-            predict(workdir, source, tmp_path / "out", "mean", 0)
+    with pytest.raises(InputError, match="nothing.jpg: does not exist"):
+        predict(workdir, tmp_path / "nothing.jpg", tmp_path / "out", "mean", 0)
+    result, (problem,) = predict(workdir, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
+    assert (result["views"], result["skipped"]) == (0, 1)
+    assert problem.startswith(f"{tmp_path / 'broken.jpg'}: ")
     with pytest.raises(InputError, match="holds no config.json"):
         predict(tmp_path, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
 
@@ -118,3 +126,255 @@ def test_config_of_another_program(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model": {"depth": 50}}')
     with pytest.raises(InputError, match=r"config.json: .*depth"):
         read_config(tmp_path)
+
+
+def bright_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str) -> Path:
+    """A run whose network is replaced: abnormal is what is brighter than half the brightest."""
+    config = default_config()
+    config.data.views = views
+    write_json(tmp_path / "run" / "config.json", config.to_dict())
+
+    def init(self: bonescan_jax.predict._Finder, *_: object) -> None:
+        self.weights, self.row, self.num_views = None, 0, 2 if views == "both" else 1
+
+        def step(weights: None, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+            hot = np.moveaxis(image > image.max() / 2, -1, 1)
+            return np.stack([0.9 - 0.8 * hot, 0.1 + 0.8 * hot, 0 * hot], -1)[None]
+
+        self.step = step
+
+    monkeypatch.setattr(bonescan_jax.predict._Finder, "__init__", init)
+    return tmp_path / "run"
+
+
+def spot(column: int) -> np.ndarray:
+    """A scan of counts with one spot, 9 pixels wide, at a column and row 500."""
+    pixels = np.random.default_rng(column).poisson(10, (1024, 256)).astype(np.uint16)
+    pixels[496:505, column - 4 : column + 5] = 200
+    return pixels
+
+
+def scan_file(path: Path, view: str, column: int, study: str) -> Path:
+    """A DICOM file of one view with a spot at a column."""
+    dataset = nm_dataset(spot(column)[None])
+    dataset.DetectorInformationSequence = [detector(view, SNOMED_CT)]
+    dataset.DetectorVector = dataset.EnergyWindowVector = [1]
+    dataset.PatientID, dataset.StudyInstanceUID = study, study
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save(dataset, path)
+
+
+def bs80k_files(root: Path, patients: tuple[int, ...]) -> Path:
+    """Both views of each patient in the folders of BS-80K."""
+    for folder, column in (("wholeBodyANT", 100), ("wholeBodyPOST", 40)):
+        (root / folder).mkdir(parents=True)
+        for patient in patients:
+            data = cv2.imencode(".jpg", spot(column).astype(np.uint8))[1].tobytes()
+            (root / folder / f"{patient}.jpg").write_bytes(data)
+    return root
+
+
+def found(out: Path, name: str) -> dict:
+    return json.loads((out / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("views", ["both", "each"])
+def test_a_spot_of_the_posterior_view_is_found_where_it_is(tmp_path, monkeypatch, views):
+    """Left and right of box, mask and overlay, of views in a pair and alone."""
+    run = bright_run(tmp_path, monkeypatch, views)
+    scan_file(tmp_path / "in/a.dcm", "anterior", 100, "1.1")
+    scan_file(tmp_path / "in/p.dcm", "posterior", 40, "1.1")
+    scan_file(tmp_path / "in/lone.dcm", "posterior", 40, "1.2")
+    out = tmp_path / "out"
+    result, problems = predict(run, tmp_path / "in", out, "mean", 0)
+    assert (problems, result["pairs"], result["alone"]) == ([], 1, 1)
+    for name, column in (("a-anterior", 100), ("p-posterior", 40), ("lone-posterior", 40)):
+        (box,) = found(out, name)["boxes"]
+        assert [box[side] for side in ("xmin", "ymin", "xmax", "ymax")] == [
+            *(column - 4, 496, column + 5, 505)
+        ]
+        mask = cv2.imread(str(out / f"{name}_mask.png"), cv2.IMREAD_UNCHANGED)
+        assert (np.unique(np.nonzero(mask)[1]) == range(column - 4, column + 5)).all()
+        overlay = cv2.imread(str(out / f"{name}_overlay.png"))
+        red = (overlay[:, :, 2].astype(int) - overlay[:, :, 0]) > 100
+        panel = np.nonzero(red[72 : 72 + 2048].any(0))[0] - (2 * 16 + 512)  # the second panel
+        assert panel.min() >= 2 * column - 16 and panel[panel < 300].max() < 2 * column + 80
+        assert found(out, name)["image_score"] == 0.9
+        assert "outside" in found(out, name)["box_limits"]
+    alone = found(out, "lone-posterior")["notes"]
+    assert alone == (
+        ["read alone: the network was trained on both views together"] if views == "both" else []
+    )
+    assert found(out, "a-anterior")["notes"] == []
+
+
+def test_views_are_paired_over_the_whole_input(tmp_path, monkeypatch, capfd):
+    """Whatever the folders and the number of files; the limit counts pairs; inspect agrees."""
+    run = bright_run(tmp_path, monkeypatch, "both")
+    for patient in range(70):
+        study = f"1.2.840.{patient}"
+        scan_file(tmp_path / f"in/ant/1.2.3.{patient}", "anterior", 100, study)
+        scan_file(tmp_path / f"in/post/1.2.4.{patient}", "posterior", 40, study)
+    result, problems = predict(run, tmp_path / "in", tmp_path / "out", "mean", 3)
+    assert (result["pairs"], result["alone"], result["views"], problems) == (3, 0, 6, [])
+    assert len(list((tmp_path / "out").rglob("*.json"))) == 6
+    headers = [
+        header
+        for file in list_image_files(tmp_path / "in").files
+        for header in read_view_headers(file)
+    ]
+    assert len(pair_headers(headers)) == 70
+    assert inspect_files([tmp_path / "in"])[0]["pairs"] == 70
+
+
+def test_the_limit_counts_pairs_of_bs80k(tmp_path, monkeypatch):
+    run = bright_run(tmp_path, monkeypatch, "both")
+    source = bs80k_files(tmp_path / "source", (1, 2, 3))
+    result, _ = predict(run, source, tmp_path / "out", "mean", 2)
+    assert (result["pairs"], result["views"]) == (2, 4)
+    assert inspect_files([source])[0]["pairs"] == 3
+
+
+def test_every_result_has_a_name_of_its_own(tmp_path, monkeypatch):
+    """UIDs without suffix, one stem with several suffixes or cases, folders joined by "-"."""
+    run = bright_run(tmp_path, monkeypatch, "each")
+    names = ("1.2.3.101", "1.2.3.102", "a.png", "a.jpg", "A.PNG", "x-y/z.png", "x/y-z.png", "b.PNG")
+    for name in names:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("1.2"):
+            scan_file(path, "anterior", 50, name)
+        else:
+            suffix = Path(name).suffix.lower()
+            path.write_bytes(cv2.imencode(suffix, spot(50).astype(np.uint8))[1].tobytes())
+    out = tmp_path / "out"
+    result, problems = predict(run, tmp_path / "in", out, "mean", 0)
+    assert (result["views"], problems) == (len(names), [])
+    written = {str(path.relative_to(out).with_suffix("")) for path in out.rglob("*.json")}
+    assert written == {
+        *("1.2.3.101-anterior", "1.2.3.102-anterior", "a.png-2", "a.jpg", "A.PNG", "b"),
+        *("x-y/z", "x/y-z"),
+    }
+    assert {found(out, name)["file"] for name in written} == set(names)
+
+
+def test_names_that_are_not_utf8_or_too_long(tmp_path, monkeypatch):
+    run = bright_run(tmp_path, monkeypatch, "each")
+    (tmp_path / "in").mkdir()
+    for name in ("caf\udce9.png", "a.png", "n" * 249 + ".png"):
+        data = cv2.imencode(".png", spot(50))[1].tobytes()
+        (tmp_path / "in" / name).write_bytes(data)
+    out = tmp_path / "out"
+    result, (problem,) = predict(run, tmp_path / "in", out, "mean", 0)
+    assert result["views"] == 2
+    assert found(out, "caf\udce9")["file"] == "caf\\udce9.png"
+    assert (out / "caf\udce9_mask.png").exists()
+    assert "nnn.png: its results cannot be written" in problem and "File name too long" in problem
+    assert len(list(out.iterdir())) == 6
+
+
+def test_results_are_not_taken_for_scans_and_overwrite_nothing_of_others(tmp_path, monkeypatch):
+    run = bright_run(tmp_path, monkeypatch, "each")
+    source = tmp_path / "in"
+    source.mkdir()
+    cv2.imwrite(str(source / "a.png"), spot(50))
+    for out in (source / "found", source):
+        for _ in range(2):
+            result, problems = predict(run, source, out, "mean", 0)
+            assert (result["views"], problems) == (1, [])
+    cv2.imwrite(str(source / "b.png"), spot(60))
+    (source / "b.json").write_text('{"shapes": []}')  # of an annotation tool
+    cv2.imwrite(str(source / "a_mask.png"), spot(70))  # somebody's own
+    (source / "a.json").unlink()
+    before = (source / "a_mask.png").read_bytes()
+    result, problems = predict(run, source, source, "mean", 0)
+    assert result["views"] == 1  # a_mask
+    assert all("was not written by bonescan predict" in problem for problem in problems)
+    assert (len(problems), (source / "a_mask.png").read_bytes()) == (2, before)
+    assert (source / "b.json").read_text() == '{"shapes": []}'
+    assert not (source / "b_mask.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "links"])
+def test_files_that_are_no_scan_are_skipped_and_told(tmp_path, monkeypatch, capsys, kind):
+    run = bright_run(tmp_path, monkeypatch, "both")
+    source = tmp_path / "in"
+    for view, column in (("anterior", 100), ("posterior", 40)):
+        scan_file(source / f"1.2.{column}", view, column, "1.1")
+    whole = (source / "1.2.100").read_bytes()
+    (source / "1.2.99").write_bytes(whole[:-5000])  # of the same study
+    for name, changes in {
+        "spot.dcm": {"ImageType": ["ORIGINAL", "PRIMARY", "STATIC", "EMISSION"]},
+        "ct.dcm": {"Modality": "CT"},
+        "DICOMDIR": {"Modality": "CT"},
+    }.items():
+        dataset = nm_dataset(spot(50)[None])
+        for keyword, value in changes.items():
+            setattr(dataset, keyword, value)
+        save(dataset, source / name)
+    (source / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    if kind == "zip":
+        source = zip_layout(source, tmp_path / "in.zip")
+    elif kind == "links":
+        (tmp_path / "links" / "sub").mkdir(parents=True)
+        for path in source.iterdir():
+            (tmp_path / "links" / "sub" / path.name).symlink_to(path)
+        (tmp_path / "links" / "loop").symlink_to(tmp_path / "links")
+        source = tmp_path / "links"
+    flags = [f"--workdir={run}", f"--input={source}", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setattr("sys.argv", ["bonescan", "predict", "--predictor=mean", *flags])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert (result["views"], result["pairs"], result["alone"], result["skipped"]) == (2, 1, 0, 3)
+    words = "".join(output.err.split())
+    for name in ("1.2.99:PixelDataholds", "spot.dcm:ImageType", "ct.dcm:Modality", "DICOMDIR:"):
+        assert name in words
+    assert "3 of 5 files" in output.err.splitlines()[-1]
+    assert "Traceback" not in output.err
+
+
+def test_a_view_whose_partner_is_damaged_is_read_alone(tmp_path, monkeypatch):
+    run = bright_run(tmp_path, monkeypatch, "both")
+    source = bs80k_files(tmp_path / "source", (1,))
+    image = source / "wholeBodyANT" / "1.jpg"
+    image.write_bytes(image.read_bytes()[:5000])
+    result, (problem,) = predict(run, source, tmp_path / "out", "mean", 0)
+    assert (result["views"], result["pairs"], result["alone"]) == (1, 0, 1)
+    assert "truncated or damaged" in problem
+    assert "read alone" in found(tmp_path / "out", "wholeBodyPOST/1-posterior")["notes"][-1]
+
+
+def test_images_that_are_links_have_the_view_of_the_folder_of_the_link(tmp_path, monkeypatch):
+    """As git-annex and DVC keep images; a folder that is a link counts by its own name too."""
+    run = bright_run(tmp_path, monkeypatch, "both")
+    source = bs80k_files(tmp_path / "source", (1, 2))
+    for path in list(source.glob("wholeBody*/*.jpg")):
+        kept = tmp_path / "kept" / f"{path.parent.name}{path.stem}"
+        kept.parent.mkdir(exist_ok=True)
+        path.rename(kept)
+        path.symlink_to(kept)
+    (source / "wholeBodyPOST").rename(tmp_path / "elsewhere")
+    (source / "wholeBodyPOST").symlink_to(tmp_path / "elsewhere")
+    assert predict(run, source, tmp_path / "out", "mean", 0)[0]["pairs"] == 2
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_out_that_is_a_file_is_one_sentence(tmp_path, monkeypatch, below):
+    run = bright_run(tmp_path, monkeypatch, "each")
+    cv2.imwrite(str(tmp_path / "a.png"), spot(50))
+    with pytest.raises(
+        InputError, match=r"a.png.*: cannot be made .*expected --out to be a folder"
+    ):
+        predict(run, tmp_path / "a.png", Path(f"{tmp_path / 'a.png'}{below}"), "mean", 0)
+
+
+def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, monkeypatch):
+    run = bright_run(tmp_path, monkeypatch, "anterior")
+    scan_file(tmp_path / "p.dcm", "posterior", 40, "1.1")
+    predict(run, tmp_path / "p.dcm", tmp_path / "out", "mean", 0)
+    assert found(tmp_path / "out", "p-posterior")["notes"] == [
+        "the network was trained on anterior views, this one is posterior"
+    ]

@@ -1,7 +1,6 @@
 """Verbs that make and look at data: phantom, prepare, inspect."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bonescan_jax.cli.flags import (
     require,
     string_flag,
 )
-from bonescan_jax.cli.verb import Verb
+from bonescan_jax.cli.verb import Verb, finish
 from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 
@@ -158,14 +157,7 @@ def _run_inspect(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
     if not rest:
         raise InputError("found no FILE or DIR, expected at least one; see --help")
-    result, problems = inspect_files([Path(name) for name in rest])
-    if problems:
-        print(json.dumps(result), flush=True)  # the others have been read
-        if len(problems) == 1:
-            raise InputError(problems[0])
-        count = f"{len(problems)} of {result['files']}"
-        raise InputError(f"{count} files cannot be read, see the table")
-    return result
+    return finish(*inspect_files([Path(name) for name in rest]))
 
 
 VERBS = {

@@ -20,7 +20,7 @@ from bonescan_jax.cli.flags import (
     string_flag,
     workdir_flag,
 )
-from bonescan_jax.cli.verb import Verb
+from bonescan_jax.cli.verb import Verb, finish
 
 # ---- train ---------------------------------------------------------------------------------------
 
@@ -91,11 +91,14 @@ def _define_predict(values: flags.FlagValues) -> None:
     workdir_flag(values)
     predictor_flag(values)
     checkpoint_flag(values)
-    string_flag(values, "input", None, "JPEG, PNG or DICOM file, or a folder of them.")
+    string_flag(values, "input", None, "JPEG, PNG or DICOM file; a folder or zip file of them.")
     string_flag(
         values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir."
     )
-    integer_flag(values, "limit", 0, "Only the first so many files of a folder; 0 is all.", 0)
+    text = (
+        "Only the first so many pairs and lone views (or views, if the network sees one); 0: all."
+    )
+    integer_flag(values, "limit", 0, text, 0)
 
 
 def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     workdir = Path(values.workdir)
     out = Path(values.out) if values.out else workdir / "predictions"
     arguments = (values.predictor, values.limit, values.checkpoint)
-    return predict(workdir, Path(values.input), out, *arguments)
+    return finish(*predict(workdir, Path(values.input), out, *arguments))
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -150,10 +153,11 @@ VERBS = {
         _run_evaluate,
     ),
     "predict": Verb(
-        "predict --workdir=DIR --input=FILE|DIR [--out=DIR]",
+        "predict --workdir=DIR --input=FILE|DIR|ZIP [--out=DIR]",
         "Finds hot spots on JPEG, PNG or DICOM scans.\n\n"
         "Each view gets NAME_mask.png (0 background, 1 abnormal, 2 normal), NAME_overlay.png\n"
-        "and NAME.json with boxes and scores.",
+        "and NAME.json with boxes and scores, in the folders of the input. A file that is no\n"
+        "whole-body scan is skipped and named in a table, and the exit code is 2.",
         _define_predict,
         _run_predict,
     ),

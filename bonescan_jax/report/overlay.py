@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from bonescan_jax.scans import ABNORMAL, CLASSES, NORMAL, Box
+from bonescan_jax.scans.listing import mark_result
 from bonescan_jax.scans.masks import ScoredBox
 
 # Between proportional, where legs and ribs fade, and the square root, where soft tissue is as grey
@@ -105,8 +106,18 @@ def draw_overlay(
 
 def save_overlay(path: Path, picture: np.ndarray) -> None:
     """Write an (h, w, 3) uint8 RGB picture as PNG."""
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    path.write_bytes(encoded.tobytes())
+    save_result(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def save_result(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels as a PNG that is never taken for a scan; its name may be no UTF-8.
+
+    Args:
+        path: of the file.
+        pixels: (h, w) grey or (h, w, 3) BGR uint8.
+    """
+    _, encoded = cv2.imencode(".png", pixels)
+    path.write_bytes(mark_result(encoded.tobytes()))
 
 
 def _as_box(box: Mapping[str, Any] | Box | ScoredBox) -> _Box:

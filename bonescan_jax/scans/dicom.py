@@ -1,5 +1,6 @@
 """Reads whole-body nuclear medicine (NM) DICOM: counts and view of each frame, nothing personal."""
 
+import contextlib
 import hashlib
 import io
 import math
@@ -7,7 +8,7 @@ import re
 import secrets
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,12 @@ from pydicom.uid import (
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
-from bonescan_jax.scans.dicom_pixels import DicomError, check_transfer_syntax, decode_pixels
+from bonescan_jax.scans.dicom_pixels import (
+    DicomError,
+    check_pixels,
+    check_transfer_syntax,
+    decode_pixels,
+)
 from bonescan_jax.scans.findings import printable
 
 MAX_BYTES = 1 << 28  # of a file; the largest image that is decoded takes 2**25
@@ -121,11 +127,34 @@ def read_dicom(path: Path) -> list[DicomFrame]:
     Raises:
         InputError: no DICOM, or no whole-body NM image of grey counts of zero or more.
     """
-    data = read_bytes(path)
-    try:
+    return decode_dicom(read_bytes(path), path)
+
+
+def decode_dicom(data: bytes, path: Path) -> list[DicomFrame]:
+    """`read_dicom` of a file's bytes; its path is for errors."""
+    with _named_errors(path):
         dataset = _read_header(data)
         check_whole_body(dataset)
-        return _frames(dataset, decode_pixels(dataset))
+        return _frames(dataset, _rescale(dataset, decode_pixels(dataset)))
+
+
+def read_headers(data: bytes, path: Path) -> list[DicomFrame]:
+    """The frames of a file's bytes without decoding their pixels: zeros that take no memory.
+
+    Raises:
+        InputError: as `read_dicom`, as far as can be told without the pixels.
+    """
+    with _named_errors(path):
+        dataset = _read_header(data)
+        check_whole_body(dataset)
+        return _frames(dataset, np.broadcast_to(np.float32(0), check_pixels(dataset)))
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Makes one sentence that begins with the file's name of whatever goes wrong."""
+    try:
+        yield
     except DicomError as error:
         raise InputError(f"{printable(str(path))}: {error}.") from error
     except Exception as error:  # whatever pydicom raises may quote the file
@@ -242,7 +271,6 @@ def _code_string(value: object) -> str:
 
 def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
     """Pairs (F, H, W) pixels with what the file says of each frame."""
-    pixels = _rescale(dataset, pixels)
     windows, detectors = frame_vectors(dataset, len(pixels))
     counts = dataset.get("CountsAccumulated")
     spacing, notes = _pixel_spacing(dataset)
@@ -256,7 +284,7 @@ def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
             view=view,
             energy_window=window,
             energy_range=_energy_range(dataset, window),
-            pixels=frame.astype(np.float32),
+            pixels=frame.astype(np.float32, copy=False),
             pixel_spacing=spacing,
             counts_accumulated=None if counts is None else int(counts),
             notes=notes if view else (_UNKNOWN_VIEW, *notes),

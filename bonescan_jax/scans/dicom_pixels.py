@@ -71,23 +71,37 @@ def decode_pixels(dataset: pydicom.Dataset) -> np.ndarray:
     Raises:
         DicomError: what is wrong, to be written after the file's name.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
-    check_transfer_syntax(syntax)
-    shape = _declared_shape(dataset)
-    bits = _integer(dataset, "BitsAllocated", (8, 16))
-    stored = _integer(dataset, "BitsStored", range(1, bits + 1))
-    _integer(dataset, "HighBit", (stored - 1,))
-    signed = _integer(dataset, "PixelRepresentation", (0, 1))
-    _integer(dataset, "SamplesPerPixel", (1,))
-    data = dataset["PixelData"].value or b""
-    if syntax in _NATIVE:
-        _check_length(len(data), shape, bits)
+    shape = check_pixels(dataset)
+    syntax, data = dataset.file_meta.TransferSyntaxUID, dataset["PixelData"].value or b""
+    stored, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     if syntax in _CODECS:
         pixels = _decompress(data, _CODECS[syntax], syntax, shape)
     else:
         pixels = _guard(syntax, lambda: dataset.pixel_array.reshape(shape))
     values = pixels.astype(np.int32) & ((1 << stored) - 1)
     return values - ((values >> (stored - 1)) << stored) if signed else values
+
+
+def check_pixels(dataset: pydicom.Dataset) -> tuple[int, int, int]:
+    """Checks the pixels of a dataset as far as can be done without decoding them.
+
+    Returns:
+        Frames, height and width.
+
+    Raises:
+        DicomError: what is wrong, to be written after the file's name.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    check_transfer_syntax(syntax)
+    shape = _declared_shape(dataset)
+    bits = _integer(dataset, "BitsAllocated", (8, 16))
+    stored = _integer(dataset, "BitsStored", range(1, bits + 1))
+    _integer(dataset, "HighBit", (stored - 1,))
+    _integer(dataset, "PixelRepresentation", (0, 1))
+    _integer(dataset, "SamplesPerPixel", (1,))
+    if syntax in _NATIVE:
+        _check_length(len(dataset["PixelData"].value or b""), shape, bits)
+    return shape
 
 
 def _decompress(data: bytes, codec: _Codec, syntax: UID, shape: tuple[int, int, int]) -> np.ndarray:

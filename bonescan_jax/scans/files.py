@@ -1,7 +1,8 @@
 """Reads one image file of any kind: JPEG, PNG or DICOM, told by its first bytes."""
 
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,19 @@ import numpy as np
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.scans.bs80k import FOLDERS
-from bonescan_jax.scans.dicom import DicomFrame, is_dicom, read_bytes, read_dicom
+from bonescan_jax.scans.dicom import (
+    DicomFrame,
+    decode_dicom,
+    is_dicom,
+    read_bytes,
+    read_headers,
+)
 from bonescan_jax.scans.findings import printable
 from bonescan_jax.scans.jpeg import decode_jpeg, read_jpeg_header
+from bonescan_jax.scans.listing import ImageFile, image_stem
 from bonescan_jax.scans.regions import FOLDERS as REGION_FOLDERS
 from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # BS-80K's folders: region and view.
 _BS80K_FOLDERS = {folder: ("wholeBody", view) for view, folder in FOLDERS.items()} | {
@@ -50,31 +57,14 @@ class FileView(NamedTuple):
     notes: tuple[str, ...] = ()  # phrases about what is in doubt, which a user should see
 
 
-def list_image_files(path: Path) -> list[Path]:
-    """Lists the image files to read: the file itself, or those anywhere below a folder, sorted.
+class ViewHeader(NamedTuple):
+    """What a file says of one of its views before its pixels are decoded."""
 
-    In a folder those count that are named .jpg, .jpeg, .png or .dcm, in any case, or hold DICOM
-    under any name.
-
-    Raises:
-        InputError: there is no such path, or a folder without image files.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(
-            f"{printable(str(path))}: does not exist, expected an image file or a folder of them."
-        )
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and (file.suffix.lower() in SUFFIXES or _has_dicom_prefix(file))
-    )
-    if not files:
-        raise InputError(
-            f"{printable(str(path))}: holds no image file, expected {', '.join(SUFFIXES)}."
-        )
-    return files
+    file: ImageFile
+    number: int  # of the view in its file, from 0
+    name: str  # as of its FileView
+    view: str | None  # one of VIEWS
+    frame: DicomFrame | None  # of DICOM; its pixels are not to be used
 
 
 def read_image_file(path: Path) -> list[FileView]:
@@ -84,7 +74,11 @@ def read_image_file(path: Path) -> list[FileView]:
         InputError: another kind of file, a damaged one, a colour image, or one larger than
             1024x256.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> list[FileView]:
+    """`read_image_file` of a file's bytes; its path is for its name, its folder and errors."""
     try:
         if data.startswith(_PNG_SIGNATURE):
             return [_grey_view(path, "png", decode_png(data))]
@@ -93,15 +87,45 @@ def read_image_file(path: Path) -> list[FileView]:
             _check_size(header.height, header.width)
             return [_grey_view(path, "jpeg", decode_jpeg(data))]
         if is_dicom(data):
-            return list(_dicom_views(path))
+            return list(_dicom_views(data, path))
     except ValueError as error:
         raise _error(path, str(error)) from error
     raise _error(path, "is no image file, expected JPEG, PNG or DICOM")
 
 
+def read_view_headers(file: ImageFile) -> list[ViewHeader]:
+    """What a file tells of its views without their pixels being decoded.
+
+    Raises:
+        InputError: as `read_image_file`, as far as can be told without the pixels.
+    """
+    path = file.path
+    if file.head(len(_PNG_SIGNATURE)).startswith((_PNG_SIGNATURE, b"\xff\xd8")):
+        _, view = bs80k_folder(path) or (None, None)
+        return [ViewHeader(file, 0, _view_name(path, view), view, None)]
+    data = file.read()
+    if not is_dicom(data):
+        raise _error(path, "is no image file, expected JPEG, PNG or DICOM")
+    frames = read_headers(data, path)
+    try:
+        for frame in frames:
+            _check_size(*frame.pixels.shape)
+    except ValueError as error:
+        raise _error(path, str(error)) from error
+    names = _frame_names(path, frames)
+    return [
+        ViewHeader(file, number, name, frame.view, frame)
+        for number, (name, frame) in enumerate(zip(names, frames, strict=True))
+    ]
+
+
 def bs80k_folder(path: Path) -> tuple[str, str] | None:
-    """Region and view of an image in a folder of BS-80K; "wholeBody" or one of REGIONS."""
-    return _BS80K_FOLDERS.get(path.resolve().parent.name)
+    """Region and view of an image in a folder of BS-80K; "wholeBody" or one of REGIONS.
+
+    The folder that an image lies in counts, and not where the image is kept if it is a link.
+    """
+    parent = Path(os.path.abspath(path)).parent
+    return _BS80K_FOLDERS.get(parent.name) or _BS80K_FOLDERS.get(parent.resolve().name)
 
 
 def decode_png(data: bytes) -> np.ndarray:
@@ -154,7 +178,7 @@ def _grey_view(path: Path, kind: str, grey: np.ndarray) -> FileView:
     """The view of an image; 8-bit grey values have wrapped as BS-80K's, 16-bit ones have not."""
     _check_air(grey)
     _, view = bs80k_folder(path) or (None, None)
-    name = f"{path.stem}-{view}" if view else path.stem
+    name = _view_name(path, view)
     if grey.dtype != np.uint8:
         return FileView(name, view, *_centre(grey), kind, gain=1.0, overflowed=0, frame=None)
     scan = unwrap_grey(grey)
@@ -173,17 +197,27 @@ def _check_air(pixels: np.ndarray) -> None:
         raise ValueError("is black on white, expected air darker than the body")
 
 
-def _dicom_views(path: Path) -> Iterator[FileView]:
-    frames = read_dicom(path)
-    views = [frame.view for frame in frames]
-    for number, frame in enumerate(frames, 1):
-        name = f"{path.stem}-{frame.view}" if frame.view else path.stem
-        if views.count(frame.view) > 1:  # two energy windows, or views that the file hides
-            name += f"-frame{number}"
+def _dicom_views(data: bytes, path: Path) -> Iterator[FileView]:
+    frames = decode_dicom(data, path)
+    for name, frame in zip(_frame_names(path, frames), frames, strict=True):
         _check_size(*frame.pixels.shape)
         _check_air(frame.pixels)
         centred = _centre(frame.pixels)
         yield FileView(name, frame.view, *centred, "dicom", 1.0, 0, frame, frame.notes)
+
+
+def _frame_names(path: Path, frames: Sequence[DicomFrame]) -> list[str]:
+    views = [frame.view for frame in frames]
+    return [
+        # Two energy windows, or views that the file hides, need a number.
+        _view_name(path, view) + (f"-frame{number}" if views.count(view) > 1 else "")
+        for number, view in enumerate(views, 1)
+    ]
+
+
+def _view_name(path: Path, view: str | None) -> str:
+    stem = image_stem(path.name)
+    return f"{stem}-{view}" if view else stem
 
 
 def _centre(pixels: np.ndarray) -> tuple[np.ndarray, Region]:
@@ -193,11 +227,6 @@ def _centre(pixels: np.ndarray) -> tuple[np.ndarray, Region]:
     centred = np.zeros((HEIGHT, WIDTH), np.float32)
     centred[region.top : region.top + height, region.left : region.left + width] = pixels
     return centred, region
-
-
-def _has_dicom_prefix(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def _error(path: Path, phrase: str) -> InputError:

@@ -59,6 +59,29 @@ def print_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
         for reason, number in counts.items():
             example = rich.text.Text(examples[outcome, reason], overflow="fold")
             table.add_row(outcome, reason, str(number), example)
+    _print(table)
+
+
+def print_left_out(findings: Sequence[Finding]) -> None:
+    """Prints a table on standard error: every skipped file, and of each ignored kind the first.
+
+    Args:
+        findings: SKIPPED or IGNORED.
+    """
+    if not findings:
+        return
+    table = rich.table.Table("", "file and reason")
+    for finding in findings:
+        if finding.outcome == SKIPPED:
+            table.add_row(SKIPPED, rich.text.Text(finding.sentence, overflow="fold"))
+    for reason, number in count_findings(findings)[IGNORED].items():
+        first = next(finding for finding in findings if finding[:2] == (IGNORED, reason))
+        more = f" So are {number - 1} others." if number > 1 else ""
+        table.add_row(IGNORED, rich.text.Text(first.sentence + more, overflow="fold"))
+    _print(table)
+
+
+def _print(table: rich.table.Table) -> None:
     console = rich.console.Console(stderr=True)
     if not console.is_terminal:  # a log file has no width of its own
         console.width = 160

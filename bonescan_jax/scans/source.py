@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,6 @@ _ZIP_ERRORS = (
 )
 # Deflate shrinks XML 20-fold and JPEG hardly: more is a bomb (its limit is 1032).
 _MAX_RATIO = 200
-_LISTED_DEPTH = 2  # folders below the one that is asked for
 
 
 class SourceFiles(NamedTuple):
@@ -40,11 +39,17 @@ class SourceFiles(NamedTuple):
 
     names: list[str]  # sorted, each once
     read: Callable[[str, int], bytes]  # name, most bytes: the whole file, or ValueError
+    head: Callable[[str, int], bytes]  # name, how many: its first bytes, or ValueError
     findings: list[Finding]  # members of a zip file that are left alone, and why
 
 
-def open_source(source: Path, folders: Sequence[str]) -> SourceFiles:
-    """Lists the files in `folders`, which lie in the source or one folder deeper.
+def open_source(source: Path, folders: Sequence[str] | None = None) -> SourceFiles:
+    """Lists the files of a folder or a zip file. Links are followed, each folder is listed once.
+
+    Args:
+        source: the folder or zip file.
+        folders: only those in these, which lie in the source or one folder deeper (a zip file
+            gives all of its files); None: all files, anywhere below.
 
     Raises:
         InputError: the source cannot be opened or listed.
@@ -56,39 +61,59 @@ def open_source(source: Path, folders: Sequence[str]) -> SourceFiles:
             f"{printable(str(source))}: does not exist or may not be looked at, expected a folder "
             "or a zip file."
         )
-    return _open_folder(source, folders)
-
-
-def _open_folder(source: Path, folders: Sequence[str]) -> SourceFiles:
+    visited = {_place(source)}
+    if folders is None:
+        return open_files(source, _list_files(source, "", visited))
     roots = ["", *(f"{entry.name}/" for entry in _scan(source) if os.path.isdir(entry.path))]
-    names: list[str] = []
-    for root in roots:
-        for folder in folders:
-            if os.path.isdir(source / root / folder):
-                names += _list_files(source, f"{root}{folder}", _LISTED_DEPTH)
+    inside = [f"{root}{folder}" for root in roots for folder in folders]
+    return open_files(
+        source,
+        (
+            name
+            for folder in inside
+            if os.path.isdir(source / folder)
+            for name in _list_files(source, folder, visited)
+        ),
+    )
 
-    def read(name: str, limit: int) -> bytes:
-        path = source / name
+
+def open_files(folder: Path, names: Iterable[str]) -> SourceFiles:
+    """These files of a folder."""
+
+    def head(name: str, size: int) -> bytes:
+        path = folder / name
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
                 raise ValueError("is no ordinary file, expected one")
             with path.open("rb") as file:
-                return _whole(file.read(limit + 1), limit)
+                return file.read(size)
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror})") from error
 
-    return SourceFiles(sorted(names), read, [])
+    def read(name: str, limit: int) -> bytes:
+        return _whole(head(name, limit + 1), limit)
+
+    return SourceFiles(sorted(names), read, head, [])
 
 
-def _list_files(source: Path, folder: str, depth: int) -> Iterator[str]:
-    """Files of a folder and, `depth` folders deep, below it: links that go round in a loop end."""
-    for entry in _scan(source / folder):
-        name = f"{folder}/{entry.name}"
-        if os.path.isdir(entry.path):
-            if depth > 1:
-                yield from _list_files(source, name, depth - 1)
-        else:
-            yield name
+def _list_files(source: Path, folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    """Files anywhere below a folder; a folder that was visited is not entered, so loops end."""
+    waiting = [folder]
+    while waiting:
+        inside = waiting.pop()
+        for entry in _scan(source / inside):
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if not os.path.isdir(entry.path):
+                yield name
+            elif (place := _place(entry.path)) not in visited:
+                visited.add(place)
+                waiting.append(name)
+
+
+def _place(folder: Path | str) -> tuple[int, int]:
+    """What a folder is, by whatever link it was reached."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _scan(folder: Path) -> list[os.DirEntry]:
@@ -107,10 +132,20 @@ def _open_zip(source: Path) -> SourceFiles:
     try:
         archive = zipfile.ZipFile(source)
     except _ZIP_ERRORS as error:
+        if _is_part(source):
+            raise InputError(
+                f"{shown}: is one part of a zip file in several parts, expected all of it in one "
+                "file (zip -s 0 PARTS.zip --out WHOLE.zip)."
+            ) from error
         raise InputError(f"{shown}: is no readable zip file ({error}).") from error
     files = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if any(info.flag_bits & 1 for info in files):
         raise InputError(f"{shown}: is encrypted, expected a zip file without a password.")
+    if files and all("\\" in info.orig_filename for info in files):
+        raise InputError(
+            f"{shown}: has backslashes between its folders, as some Windows programs write them; "
+            "expected '/', or the unpacked folder."
+        )
     # Nothing is extracted, so such names can do no harm here; but no honest data set has them.
     findings = [
         Finding(SKIPPED, "unsafe member of the zip file", f"{printable(info.filename)}: {wrong}.")
@@ -121,7 +156,7 @@ def _open_zip(source: Path) -> SourceFiles:
     times = Counter(info.filename for info in safe)
     members = {info.filename: info for info in safe}
 
-    def read(name: str, limit: int) -> bytes:
+    def head(name: str, size: int) -> bytes:
         info = members[name]
         if times[name] > 1:
             raise ValueError(f"is in the zip file {times[name]} times, expected once")
@@ -130,16 +165,31 @@ def _open_zip(source: Path) -> SourceFiles:
             raise ValueError(
                 f"has compression method {info.compress_type}, expected 0 (stored) or 8 (deflated)"
             )
-        # Counted while unpacking: the sizes that a zip file declares need not be true.
-        limit = min(limit, max(1 << 16, _MAX_RATIO * info.compress_size))
         try:
             with archive.open(info) as file:
-                data = file.read(limit + 1)
+                return file.read(size)
         except _ZIP_ERRORS as error:
             raise ValueError(f"cannot be read ({printable(str(error))})") from error
-        return _whole(data, limit)
 
-    return SourceFiles(sorted(members), read, findings)
+    def read(name: str, limit: int) -> bytes:
+        # Counted while unpacking: the sizes that a zip file declares need not be true.
+        limit = min(limit, max(1 << 16, _MAX_RATIO * members[name].compress_size))
+        return _whole(head(name, limit + 1), limit)
+
+    return SourceFiles(sorted(members), read, head, findings)
+
+
+def _is_part(source: Path) -> bool:
+    """Whether a zip file is in several parts: the first begins so, the last one has a number.
+
+    APPNOTE.TXT, 4.3.16 and 8.5.3: the number follows the signature of the end record.
+    """
+    with source.open("rb") as file:
+        if file.read(4) == b"PK\7\x08":
+            return True
+        file.seek(max(0, source.stat().st_size - (1 << 16)))
+        _, found, end = file.read().rpartition(b"PK\5\6")
+    return bool(found) and end[:2] != b"\0\0"
 
 
 def _unsafe(info: zipfile.ZipInfo) -> str | None:

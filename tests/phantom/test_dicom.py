@@ -15,7 +15,7 @@ from bonescan_jax.phantom.dicom import SYNTAXES, make_datasets, write_dicom
 from bonescan_jax.phantom.patient import PhantomView, simulate_patient
 from bonescan_jax.scans import Box
 from bonescan_jax.scans.dicom import pair_views, read_dicom
-from bonescan_jax.scans.files import list_image_files
+from bonescan_jax.scans.listing import list_image_files
 
 PATIENTS = range(1, 61)
 
@@ -130,4 +130,6 @@ def test_the_verb_writes_either_layout(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr()
     assert json.loads(output.out.splitlines()[-1])["views"] == 2
     assert "simulate patients: 1/1" in output.err
-    assert len(list_image_files(tmp_path / "out")) == len(list((tmp_path / "out" / "1").iterdir()))
+    assert len(list_image_files(tmp_path / "out").files) == len(
+        list((tmp_path / "out" / "1").iterdir())
+    )

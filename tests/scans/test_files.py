@@ -9,7 +9,8 @@ import pytest
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.patient import PhantomView, simulate_patient, to_grey
 from bonescan_jax.scans import HEIGHT, WIDTH
-from bonescan_jax.scans.files import list_image_files, read_image_file
+from bonescan_jax.scans.files import read_image_file
+from bonescan_jax.scans.listing import list_image_files
 from tests.layout import jpeg
 from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
 
@@ -150,9 +151,10 @@ def test_a_folder_is_searched_for_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"-")
     save(nm_dataset(PIXELS["anterior"][None]), tmp_path / "IM0001")
-    listed = [str(file.relative_to(tmp_path)) for file in list_image_files(tmp_path)]
+    listed = [file.name for file in list_image_files(tmp_path).files]
     assert listed == ["IM0001", "a/c.png", "b.JPG", "d.jpeg"]
-    assert list_image_files(tmp_path / "d.jpeg") == [tmp_path / "d.jpeg"]
+    (file,) = list_image_files(tmp_path / "d.jpeg").files
+    assert (file.path, file.name) == (tmp_path / "d.jpeg", "d.jpeg")
 
 
 def test_black_on_white_is_refused_in_every_kind_of_file(tmp_path, phantom):
