@@ -130,13 +130,13 @@ def _scan(folder: Path) -> list[os.DirEntry]:
 def _open_zip(source: Path) -> SourceFiles:
     shown = printable(str(source))
     try:
-        archive = zipfile.ZipFile(source)
-    except _ZIP_ERRORS as error:
         if _is_part(source):
             raise InputError(
                 f"{shown}: is one part of a zip file in several parts, expected all of it in one "
                 "file (zip -s 0 PARTS.zip --out WHOLE.zip)."
-            ) from error
+            )
+        archive = zipfile.ZipFile(source)
+    except _ZIP_ERRORS as error:
         raise InputError(f"{shown}: is no readable zip file ({error}).") from error
     files = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if any(info.flag_bits & 1 for info in files):

@@ -529,3 +529,28 @@ def test_xml_in_a_chinese_encoding_is_read(encoding):
         <ymax>40</ymax></bndbox></object></annotation>"""
     boxes, _ = parse_boxes(text.encode(encoding))
     assert len(boxes) == 1
+
+
+def test_zip_files_with_backslashes_or_in_parts_are_told_as_such(layout, tmp_path):
+    files = [path for path in layout.rglob("*") if path.is_file()]
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for path in files:
+            archive.writestr(str(path.relative_to(layout)).replace("/", "\\"), path.read_bytes())
+    whole = zip_layout(layout, tmp_path / "whole.zip").read_bytes()
+    end = whole.rindex(b"PK\5\6")
+    last = whole[:end] + b"PK\5\6\2\0" + whole[end + 6 :]  # the number of this part
+    (tmp_path / "last.zip").write_bytes(last[len(last) // 2 :])
+    (tmp_path / "first.zip").write_bytes(b"PK\7\x08" + whole[: len(whole) // 2])
+    for name, message in {
+        "windows.zip": "has backslashes between its folders",
+        "last.zip": "is one part of a zip file in several parts",
+        "first.zip": "is one part of a zip file in several parts",
+    }.items():
+        (line,) = defects_of(tmp_path / name)
+        assert line.startswith(f"{tmp_path / name}: {message}")
+
+
+def test_a_folder_of_the_layout_that_is_a_link_is_read(layout, tmp_path):
+    (layout / "wholeBodyPOST").rename(tmp_path / "elsewhere")
+    (layout / "wholeBodyPOST").symlink_to(tmp_path / "elsewhere")
+    assert open_bs80k(layout).patients == PATIENTS
