@@ -34,13 +34,12 @@ _VIEW_CODES = {
     "399001007": "posterior",
     "G-5216": "posterior",
 }
-# "POST" is also Latin for "after" ("POST INJ", "3H POST"), so abbreviations count in Image ID only,
-# and not beside a time or a treatment.
-_ABBREVIATIONS = {"ANT": "ANTERIOR", "POST": "POSTERIOR"}
-_AFTER = re.compile(
-    r"\d *(H|HR|HRS|HOURS?|MIN)? POST\b"
-    r"|\bPOST *(\d|INJ|OP|SURG|THER|TREAT|CHEMO|RADIO|VOID|MICT|MDP)"
-)
+# "POST" is also Latin for "after" ("POST INJ", "3H POST", "POST MASTECTOMY"), so an abbreviation
+# counts only in Image ID, and only beside words that cannot give it that sense: a whole-body scan's
+# name, E for emission, the number of one of two detectors.
+_WHOLE_BODY = "(?:WB|WHOLE|BODY|WHOLEBODY|BONE|SCAN|VIEW|EMISSION|E)"
+_ABBREVIATED = re.compile(f"(?:{_WHOLE_BODY} )*(ANT|POST)(?: {_WHOLE_BODY})*(?: ?[12])?")
+_ABBREVIATIONS = {"ANT": "anterior", "POST": "posterior"}
 _NEITHER = re.compile(r"\b(OBL|OBLIQUE|LAT|LATERAL|LAO|RAO|LPO|RPO|AP|PA|(ANTERO|POSTERO)\w*)\b")
 # Values 3 and 4 of Image Type (PS3.3, C.8.4.9) of what is no whole-body emission image.
 _OTHER_IMAGES = {
@@ -375,12 +374,8 @@ def frame_views(dataset: pydicom.Dataset, detectors: Sequence[int]) -> list[str 
     sequence = dataset.get("DetectorInformationSequence") or []
     views = [_detector_view(sequence, number) for number in detectors]
     if views == [None]:
-        image_id = _words(dataset.get("ImageID"))
-        image_id = " ".join(_ABBREVIATIONS.get(word, word) for word in image_id.split())
-        after = _AFTER.search(_words(dataset.get("ImageID")))
-        return [
-            (None if after else _view_in(image_id)) or _view_in(dataset.get("SeriesDescription"))
-        ]
+        named = _view_in(dataset.get("ImageID")) or _view_in(dataset.get("SeriesDescription"))
+        return [_abbreviated_view(dataset.get("ImageID")) or named]
     return views
 
 
@@ -404,8 +399,14 @@ def _view_in(text: str | None) -> str | None:
     return {(True, False): "anterior", (False, True): "posterior"}.get((anterior, posterior))
 
 
+def _abbreviated_view(image_id: str | None) -> str | None:
+    """The view that an Image ID of a known form names by ANT or POST."""
+    form = _ABBREVIATED.fullmatch(_words(image_id))
+    return _ABBREVIATIONS[form[1]] if form else None
+
+
 def _words(text: str | None) -> str:
-    return re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper())
+    return re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper()).strip()
 
 
 def _hash(*identifiers: str | None) -> str | None:
