@@ -33,7 +33,7 @@ from bonescan_jax.scans.bs80k import (
     open_bs80k,
 )
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
-from bonescan_jax.scans.overflow import find_overflows, start_workers
+from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
 
 
@@ -85,6 +85,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self._on_scan = on_scan  # called with the number of scans written
         self._num_written = 0
+        self.doubts: list[Finding] = []  # about the overflow of what was written
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
@@ -156,6 +157,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         scans = (scan for patient in patients for scan in self._source.read_patient(patient))
         images = ((scan, scan.image) for scan in scans)
         for scan, overflow in find_overflows(images, self._workers):
+            self._note_doubts(f"{scan.patient}-{scan.view}", overflow)
             yield (
                 f"{scan.patient}-{scan.view}",
                 {
@@ -169,6 +171,11 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             )
             self._num_written += 1
             self._on_scan(self._num_written)
+
+    def _note_doubts(self, key: str, overflow: Overflow) -> None:
+        self.doubts += [
+            Finding(NOTED, "overflow in doubt", f"{key}: {doubt}.") for doubt in overflow.doubts
+        ]
 
     # TFDS prints these to standard output, which belongs to the result of the command.
     def _log_download_bytes(self) -> None: ...
@@ -244,7 +251,6 @@ def prepare(
         details = {
             "splits": splits,
             "folds": _stored_folds(used.patients, settings, duplicates),
-            "findings": used.findings,
             **builder.index(used, splits),
         }
         _write_data_set(builder, path, used, settings | details, on_scan)
@@ -254,7 +260,7 @@ def prepare(
         "already_prepared": already_prepared,
         **numbers,
         "splits": {split: len(patients) for split, patients in splits.items()},
-        **count_findings(used.findings),
+        **count_findings(Finding(*finding) for finding in read_settings(path).get("findings", [])),
     }
 
 
@@ -300,16 +306,18 @@ def _write_data_set(
     try:
         with complete_folder(path) as folder, start_workers(total) as workers:
             tfds.disable_progress_bar()  # on_scan tells the progress
-            builder(
+            writer = builder(
                 data_dir=folder,
                 name=path.name,
                 source=source,
                 splits=settings["splits"],
                 workers=workers,
                 on_scan=lambda done: on_scan and on_scan(done, total),
-            ).download_and_prepare(
+            )
+            writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
+            settings = settings | {"findings": (*source.findings, *writer.doubts)}
             (folder / path.name / SETTINGS_FILE).write_text(json.dumps(settings))
     except (OSError, RuntimeError) as error:  # the latter: ArrayRecord's, such as for a full disk
         reason = getattr(error, "strerror", None) or str(error)

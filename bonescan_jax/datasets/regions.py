@@ -96,6 +96,7 @@ class Regions(BS80K):
         read = ((crop, self._source.read_image(crop)) for crop in crops)
         images = (((crop, image), image) for crop, image in read)
         for (crop, image), overflow in find_overflows(images, self._workers):
+            self._note_doubts(f"{crop.patient}-{crop.region}-{crop.view}", overflow)
             yield (
                 f"{crop.patient}-{crop.region}-{crop.view}",
                 {

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from bonescan_jax.scans.jpeg import decode_top
-from bonescan_jax.scans.unwrap import unwrap_grey
+from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
 # Processes take a second or two to start: fewer scans are done sooner in this one.
 _MIN_SCANS = 128
@@ -27,6 +27,7 @@ class Overflow(NamedTuple):
     gain: float  # grey per count
     reference: float  # brightness of bone, in grey values
     values: np.ndarray  # (N, 2) int32: flat index of a pixel, its grey value unwrapped
+    doubts: tuple[str, ...]  # phrases about what may still be wrong; no part of the record
 
     def fields(self) -> dict[str, Any]:
         """The fields of a record."""
@@ -47,7 +48,7 @@ def find_overflow(image: bytes) -> Overflow:
     found = unwrap_grey(grey)
     pixels = np.flatnonzero(found.values != grey)
     values = np.stack([pixels, found.values.ravel()[pixels]], axis=1).astype(np.int32)
-    return Overflow(float(found.gain), float(found.reference), values)
+    return Overflow(float(found.gain), float(found.reference), values, unwrapping_doubts(found))
 
 
 def start_workers(num_scans: int) -> Executor:
