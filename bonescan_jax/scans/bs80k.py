@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, VIEWS, WIDTH, Box, Scan
 from bonescan_jax.scans.annotations import parse_boxes, parse_labels
+from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
     IGNORED,
@@ -308,6 +309,8 @@ def _check_image(data: bytes) -> tuple[bool | None, list[Defect]]:
                 "(width x height)"
             )
         decode_jpeg(data)
+        reason = "image that a viewer turns"
+        check_as_stored(data)
     except ValueError as error:
         return None, [Defect(SKIPPED, reason, str(error))]
     return True, []

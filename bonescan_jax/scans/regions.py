@@ -28,6 +28,7 @@ from typing import NamedTuple
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.annotations import parse_labels
+from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
     IGNORED,
@@ -267,6 +268,7 @@ def _decodable(
             return "", str(error)
         digest = hashlib.sha256(data).hexdigest()
         try:
+            check_as_stored(data)
             height, width = decode_jpeg(data).shape
         except ValueError as error:
             return digest, str(error)
