@@ -122,7 +122,7 @@ def read_dicom(path: Path) -> list[DicomFrame]:
     """
     data = read_bytes(path)
     try:
-        dataset = _read_header(data)
+        dataset = read_header(data, _KEYWORDS)
         check_whole_body(dataset)
         return _frames(dataset, decode_pixels(dataset))
     except DicomError as error:
@@ -177,8 +177,12 @@ def pair_views(frames: Iterable[DicomFrame]) -> tuple[list[ViewPair], list[Dicom
     return pairs, left
 
 
-def _read_header(data: bytes) -> pydicom.Dataset:
-    """Parses what a DicomFrame needs, in a file with or without preamble."""
+def read_header(data: bytes, keywords: Sequence[str]) -> pydicom.Dataset:
+    """Parses these elements of a file with or without preamble, and how its pixels are stored.
+
+    Raises:
+        DicomError: no DICOM, or a compression that is not read; and whatever pydicom raises.
+    """
     if not is_dicom(data):
         raise DicomError("is no DICOM file, expected one with the DICM prefix")
     if data[:2] == b"\x02\x00":
@@ -186,7 +190,7 @@ def _read_header(data: bytes) -> pydicom.Dataset:
     syntax = _transfer_syntax(data)
     if syntax is not None:
         check_transfer_syntax(syntax)  # before anything is inflated
-    tags = [Tag(keyword) for keyword in _KEYWORDS]
+    tags = [Tag(keyword) for keyword in keywords]
     dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=tags)
     if syntax is None:
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
