@@ -128,7 +128,8 @@ def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
     bits ^= bits >> 16
-    total = sum((bits >> shift) & 255 for shift in (0, 8, 16, 24))
+    first, *others = ((bits >> shift) & 255 for shift in (0, 8, 16, 24))
+    total = sum(others, first)
     return (total.astype(jnp.float32) - 510) / math.sqrt(4 * (256**2 - 1) / 12)
 
 

@@ -1,6 +1,7 @@
 """Scores a trained network on the whole scans of a split, as its task wants it."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from jax.sharding import Mesh
 from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_evaluation_mesh, replicated
+from bonescan_jax.datasets.records import data_fingerprint
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records, scan_batches, view_records
 from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.runs.checkpoint import find_step, restore_average
 from bonescan_jax.runs.progress import Progress
+from bonescan_jax.runs.start import trained_on
 from bonescan_jax.runs.workdir import change, read_config, write_json
 from bonescan_jax.tasks import build_network, initial_weights, predictor_row, task_of
 from bonescan_jax.tasks.task import AnyNetwork, ScanBatch, Scores
@@ -157,7 +160,9 @@ def evaluate(
         changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:
-        The headline scores; of masks beside those of the threshold detector.
+        The headline scores; of masks beside those of the threshold detector. "same_data" tells
+        whether these are the data that the run was trained on: otherwise the split may hold its
+        training patients. None: the run does not say.
 
     Raises:
         InputError: workdir, data or predictor cannot be used.
@@ -168,12 +173,29 @@ def evaluate(
     network, weights, step = load_network(config, workdir, mesh, checkpoint)
     predictor = resolve_predictor(workdir, predictor, checkpoint)
     row = predictor_row(config, network, predictor)
+    same_data = _same_data(config, workdir)
     predicted = Predicted(config, split, network, mesh, shown=is_primary())
     scores, details = task_of(config).evaluation_scores(
         config, network, row, predicted(weights), lambda name: view_records(config, name), split
     )
     summary = {"split": split, "step": step, "selected": predictor, **scores}
     summary |= {"images_per_second": predicted.images_per_second(), "workdir": str(workdir)}
+    summary["same_data"] = same_data
     details |= {"checkpoint": checkpoint, "min_area": config.evaluate.min_area}
     write_json(workdir / "evaluation" / f"{split}.json", summary | details)
     return summary
+
+
+def _same_data(config: ml_collections.ConfigDict, workdir: Path) -> bool | None:
+    """Whether the data are those that the run was trained on; says so where they are not."""
+    trained, here = trained_on(workdir), data_fingerprint(Path(config.data.dir), config.data.name)
+    if trained is None or trained == here:
+        return None if trained is None else True
+    if is_primary():
+        print(
+            f"bonescan: {config.data.dir}: {config.data.name} is not the data that {workdir} was "
+            f"trained on (fingerprint {here}, expected {trained}): this split may hold patients "
+            "of its training",
+            file=sys.stderr,
+        )
+    return False

@@ -1,6 +1,5 @@
 """Tells what scans hold: kind, view, size, gain, overflow, counts and boxes, without a network."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.runs.progress import Progress
 from bonescan_jax.scans import ABNORMAL, NORMAL
@@ -66,7 +66,7 @@ def inspect_files(sources: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     paths = list(dict.fromkeys(path for source in sources for path in list_image_files(source)))
     reports = []
     # Decoding and arithmetic on arrays leave the interpreter free.
-    with Progress("inspect", len(paths)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Progress("inspect", len(paths)) as progress, ThreadPoolExecutor(usable_cores()) as pool:
         for report in pool.map(inspect_file, paths):
             reports.append(report)
             progress.advance()

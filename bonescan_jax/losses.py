@@ -74,4 +74,4 @@ def deep_supervision_loss(
 ) -> tuple[jax.Array, list[jax.Array]]:
     """The mean of the heads' losses, and each of them (arXiv 1912.05074: no head weighs more)."""
     losses = [head_loss(head, mask, settings) for head in logits]
-    return sum(losses) / len(losses), losses
+    return sum(losses[1:], losses[0]) / len(losses), losses

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from bonescan_jax.aot.executable import load_executable
+from bonescan_jax.aot.executable import Step, load_executable
 from bonescan_jax.cluster.consensus import GO_ON, SAVE, STOP, Consensus
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_mesh
@@ -83,10 +83,11 @@ def _train(
     PREEMPTION.start(start)
 
     # ---- Functions that compile once ------------------------------------------------------------
-    train_step = make_train_step(config, network, optimizer, schedule, abstract, mesh)
+    jitted = make_train_step(config, network, optimizer, schedule, abstract, mesh)
+    train_step: Step = jitted
     if executable:
-        batch = abstract_batch(config, mesh)
-        train_step = load_executable(executable, train_step, abstract, batch, mesh)
+        shapes = abstract_batch(config, mesh)
+        train_step = load_executable(executable, jitted, abstract, shapes, mesh)
     validate_weights = make_validation(config, network, mesh)
     consensus = Consensus(mesh)
 
@@ -173,15 +174,19 @@ class _Clock:
     """Images (views) a second while steps run, without compilation, evaluation and saving."""
 
     def __init__(self, images: int) -> None:
-        self.images, self.steps, self.seconds, self.since = images, 0, 0.0, None
+        self.images, self.seconds = images, 0.0
+        self.steps = -1  # done, but for the first
+        self.since: float | None = None
 
     def step_begun(self, metrics: dict[str, jax.Array]) -> None:
-        """Counts a step; the first of a process compiles, and the clock runs from its end."""
+        """The first step of a process compiles, and the clock runs from its end."""
         if self.since is None:
             jax.block_until_ready(metrics)
             self.since = time.monotonic()
-        else:
-            self.steps += 1
+
+    def step_done(self) -> None:
+        """Counts a step that is over, not one that was only queued."""
+        self.steps += 1
 
     @contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
@@ -197,8 +202,10 @@ class _Clock:
 
     def images_per_second(self) -> float | None:
         """None until a second step is done."""
+        if self.since is None or self.steps < 1:
+            return None
         seconds = self.seconds + time.monotonic() - self.since
-        return round(self.images * self.steps / seconds, 3) if self.steps else None
+        return round(self.images * self.steps / seconds, 3)
 
 
 class _Timer:
@@ -222,7 +229,7 @@ class _Metrics:
         self, log: MetricsLog, clock: _Clock, numbers: NumberWatch, every: int, last: int
     ) -> None:
         self.log, self.clock, self.numbers, self.every, self.last = log, clock, numbers, every, last
-        self.scalars: dict[str, float] = {}
+        self.scalars: dict[str, float | None] = {}
         self.unread: tuple[int, dict[str, Any]] | None = None
 
     def follow(self, step: int, metrics: dict[str, Any]) -> None:
@@ -235,14 +242,15 @@ class _Metrics:
         if self.unread is None:
             return
         (step, metrics), self.unread = self.unread, None
-        self.numbers.read(step, metrics.pop("health"))
+        self.numbers.read(step, metrics.pop("health"))  # waits for the step
+        self.clock.step_done()
         if step % self.every == 0 or step == self.last:
             self.scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self.scalars["images_per_second"] = self.clock.images_per_second()
             self.log.write(step, "train", self.scalars)
 
 
-def _note(scalars: dict[str, float], scores: dict[str, float | None]) -> str:
+def _note(scalars: dict[str, float | None], scores: dict[str, float | None]) -> str:
     parts = []
     if scalars:
         parts.append(f"loss {scalars['loss']:.3f}")

@@ -114,3 +114,21 @@ def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
     assert seen["dir"] == "elsewhere"
     with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
         evaluate(tmp_path, "test", "mean", changes={"model.levels": 1})
+
+
+def test_other_data_than_those_of_the_training_are_told(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """Prepared from the same patients with another split: some of the test were trained on."""
+    small_config.train.num_steps = 1
+    run = tmp_path / "run"
+    train(small_config, run)
+    assert evaluate(run, "test", "mean")["same_data"] is True
+    assert "trained on" not in capsys.readouterr().err
+    source = write_spots(tmp_path / "source", 10)
+    fractions = (0.6, 0.2, 0.2)
+    prepare(source, tmp_path / "data", name="phantom", split_seed=1, split_fractions=fractions)
+    changes = {"data.dir": str(tmp_path / "data")}
+    assert evaluate(run, "test", "mean", changes=changes)["same_data"] is False
+    assert "is not the data that" in capsys.readouterr().err
+    assert json.loads((run / "evaluation" / "test.json").read_text())["same_data"] is False

@@ -1,5 +1,6 @@
 """Inference on whole scans at every depth of the net: what the levels L1 to L4 cost."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from bonescan_jax.benchmark.measure import (
 )
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.models.build import views_per_example
+from bonescan_jax.models.build import Network, Tree, views_per_example
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.tasks import build_network, initial_weights, require_segmentation
 from bonescan_jax.tasks.segment import make_predict_step
@@ -78,6 +79,7 @@ def inference_work(config_json: str) -> Work:
     config = read_config(config_json)
     mesh = make_mesh(config)
     network = build_network(config)
+    assert isinstance(network, Network)  # as the task was checked
     params, stats = jax.jit(lambda: initial_weights(config))()
     weights = {"params": params, "stats": stats}
     random = np.random.default_rng(0)
@@ -91,10 +93,16 @@ def inference_work(config_json: str) -> Work:
         step = make_predict_step(pruned, mesh)
         name = head.replace("head_", "L")
         flops[name] = count_flops(step.trace(kept, image, reference).jaxpr.jaxpr)
-        pieces[name] = lambda step=step, kept=kept: to_host(step(kept, image, reference))
+        pieces[name] = functools.partial(_scan, step, kept, image, reference)
         pieces[name]()
     facts = {"flops": flops, "peak_memory": peak_memory()}
     return Work(pieces, facts, jax.default_backend())
+
+
+def _scan(
+    step: jax.stages.Wrapped, weights: Tree, image: np.ndarray, reference: np.ndarray
+) -> np.ndarray:
+    return to_host(step(weights, image, reference))
 
 
 def to_host(probabilities: jax.Array) -> np.ndarray:

@@ -106,8 +106,14 @@ def _our_augmented_batches(config_json: str, threads: int) -> Iterator[Any]:
 
     @jax.jit
     def change(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        arrays = [batch[name] for name in ("image", "mask", "gain", "sample")]
-        return augment(*arrays, config.seed, config.augment)
+        return augment(
+            batch["image"],
+            batch["mask"],
+            batch["gain"],
+            batch["sample"],
+            config.seed,
+            config.augment,
+        )
 
     waiting = None
     for batch in training_batches(config, make_mesh(config), 0, 10**9):

@@ -30,7 +30,7 @@ from bonescan_jax.benchmark.peers import COMPILED_VARIANTS, MONAI_LEVELS, VARIAN
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
-from bonescan_jax.models.build import views_per_example
+from bonescan_jax.models.build import Network, views_per_example
 from bonescan_jax.scans import CLASSES
 from bonescan_jax.tasks import build_network, require_segmentation
 from bonescan_jax.train_step import (
@@ -151,10 +151,12 @@ class PreparedStep:
         compile_seconds = time.monotonic() - started
         self.state = init()
         self.run()
+        memory = self.compiled.memory_analysis()
+        assert memory is not None  # TPU, GPU and CPU have one
         self.facts = {
             "compile_seconds": compile_seconds,
             "peak_memory_mib": peak_memory() / 2**20,
-            "temporary_mib": self.compiled.memory_analysis().temp_size_in_bytes / 2**20,
+            "temporary_mib": memory.temp_size_in_bytes / 2**20,
         }
 
     def start(self) -> None:
@@ -184,11 +186,12 @@ def synthetic_batch(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) 
 def _forward(config: ml_collections.ConfigDict, state: TrainState) -> Callable[[], Any]:
     """A forward pass in training mode, as the peers' `network.train()`."""
     network = build_network(config).on(make_mesh(config))
+    assert isinstance(network, Network)  # as the task was checked
     data = config.data
     shape = (config.train.batch_size, data.crop_height, data.crop_width, views_per_example(config))
     image = jax.random.uniform(jax.random.key(0), shape)
     params, stats = jax.tree.map(jnp.copy, (state.params, state.stats))  # the step donates its own
-    forward = jax.jit(lambda *weights: network.apply(*weights, True))
+    forward = jax.jit(lambda params, stats, image: network.apply(params, stats, image, True))
     return lambda: jax.block_until_ready(forward(params, stats, image))
 
 

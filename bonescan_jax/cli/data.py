@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bonescan_jax.cli.flags import (
     string_flag,
 )
 from bonescan_jax.cli.verb import Verb
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 
 # ---- phantom -------------------------------------------------------------------------------------
@@ -28,7 +28,13 @@ def _define_phantom(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("layout", "bs80k", ["bs80k", "dicom"], "Kind of files.", flag_values=values)
     integer_flag(values, "patients", 200, "How many patients.", 1)
     integer_flag(values, "seed", 0, "Patient n of a seed is always the same.", 0)
-    integer_flag(values, "processes", os.cpu_count() or 1, "Simulated side by side.", 1)
+    integer_flag(
+        values,
+        "processes",
+        usable_cores(),
+        "Patients simulated at once.",
+        1,
+    )
     text = "Writes no files: compares the patients with what was measured on real scans."
     flags.DEFINE_bool("validate", False, text, flag_values=values)
 
@@ -81,6 +87,7 @@ def _define_prepare(values: flags.FlagValues) -> None:
         values, "patients", 200, "To simulate, where data.name is phantom without source.", 3
     )
     integer_flag(values, "seed", 0, "Of the simulated patients.", 0)
+    integer_flag(values, "processes", usable_cores(), "That simulate and unwrap.", 1)
     flags.DEFINE_bool(
         "strict", False, "Refuse what would be repaired or skipped.", flag_values=values
     )
@@ -108,21 +115,33 @@ def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
         "split_seed": data.split_seed,
         "split_fractions": (1 - validation - test, validation, test),
         "num_folds": data.num_folds,
+        "num_processes": values.processes,
     }
+    simulating, checking = Progress("simulate patients", values.patients), Progress("check files")
     preparing = Progress("prepare views")
     with contextlib.ExitStack() as bars:  # one at a time
-        settings["on_file"] = bars.enter_context(Progress("check files")).advance_to
-        settings["on_scan"] = preparing.advance_to
+
+        def show_checks(done: int, total: int) -> None:
+            if done == 1:
+                bars.close()
+                bars.enter_context(checking)
+            checking.advance_to(done, total)
 
         def show_findings(read: dict[str, int], findings: Sequence[Finding]) -> None:
             bars.close()
             print_findings(read, findings)
             bars.enter_context(preparing)
 
-        settings["on_checked"] = show_findings
+        settings["on_file"], settings["on_checked"] = show_checks, show_findings
+        settings["on_scan"] = preparing.advance_to
         if not values.source and data.name == "phantom":
+            bars.enter_context(simulating)
             return prepare_phantom(
-                data_dir, num_patients=values.patients, seed=values.seed, **settings
+                data_dir,
+                num_patients=values.patients,
+                seed=values.seed,
+                on_patient=lambda patient: simulating.advance(),
+                **settings,
             )
         require(values, "source")
         settings["strict"] = values.strict

@@ -127,8 +127,8 @@ VERBS = {
         "The workdir gets config.json, checkpoints/, metrics.jsonl and tensorboard/. Each process\n"
         "of a job of several runs this same command; docs/clusters.md says how clusters start it.\n"
         "\n"
-        "On SIGTERM or SIGINT (Ctrl-C) it saves and exits with code 75: the same command goes on\n"
-        "from there. A second signal ends it at once; what was saved before stays.",
+        "On SIGTERM, SIGINT (Ctrl-C) or SIGHUP it saves and exits with code 75: the same command\n"
+        "goes on from there. Ctrl-C again ends it at once; what was saved before stays.",
         _define_train,
         _run_train,
     ),

@@ -170,6 +170,7 @@ def _check_explicit(
                 f"--{name} is missing; --coordinator=HOST:PORT, --num_processes and --process_id "
                 "go together"
             )
+    assert coordinator and process_id is not None and num_processes is not None
     if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdigit():
         raise InputError(f"--coordinator is {coordinator!r}, expected HOST:PORT or auto")
     if not 0 <= process_id < num_processes:

@@ -139,6 +139,8 @@ def follow_parent(*_: int) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     time.sleep(1)  # a parent that ends in order has ended its workers by now
     os._exit(1)

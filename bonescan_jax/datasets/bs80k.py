@@ -16,25 +16,26 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bonescan_jax.datasets.records import (
+    OTHER_PLACE,
     SETTINGS_FILE,
     ChosenRecords,
+    describe_shards,
     open_prepared,
     read_settings,
 )
-from bonescan_jax.datasets.writing import complete_folder
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.bs80k import (
-    KNOWN_DUPLICATES,
     KNOWN_FOREIGN,
     KNOWN_UNUSUAL,
     BS80KSource,
-    KnownDefect,
+    is_bs80k,
     open_bs80k,
 )
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
 from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
+from bonescan_jax.scans.writing import complete_folder
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -63,10 +64,6 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
       year = {2022},
       doi = {10.1016/j.compbiomed.2022.106221}
     }"""
-    DUPLICATES: tuple[KnownDefect, ...] = KNOWN_DUPLICATES  # kept together
-    FOREIGN: tuple[KnownDefect, ...] = KNOWN_FOREIGN  # left out
-    UNUSUAL: tuple[KnownDefect, ...] = KNOWN_UNUSUAL  # kept
-
     name = "bs80k"
 
     def __init__(
@@ -85,7 +82,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self._on_scan = on_scan  # called with the number of scans written
         self._num_written = 0
-        self.doubts: list[Finding] = []  # about the overflow of what was written
+        self.doubts: list[Finding] = []  # about grey values unwrapped while writing
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
@@ -105,12 +102,20 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             "views": cls.num_images(used),
         }
 
-    @classmethod
-    def leave_out(cls, source: BS80KSource, keep: bool) -> BS80KSource:
-        """Without the patients that are no part of the study, unless all are to be kept."""
+    @staticmethod
+    def leave_out(source: BS80KSource, keep: bool) -> BS80KSource:
+        """Without the patients that are no part of the study, unless all are to be kept.
+
+        Their numbers mean nothing in other scans than BS-80K's own.
+        """
+        if not is_bs80k(source.duplicates):
+            return source
         present = set(source.patients)
         findings = list(source.findings)
-        for outcome, group in ((NOTED if keep else EXCLUDED, cls.FOREIGN), (NOTED, cls.UNUSUAL)):
+        for outcome, group in (
+            (NOTED if keep else EXCLUDED, KNOWN_FOREIGN),
+            (NOTED, KNOWN_UNUSUAL),
+        ):
             for known in group:
                 for patient in sorted(present.intersection(known.patients)):
                     sentence = f"patient {patient}: {known.reason}."
@@ -157,7 +162,6 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         scans = (scan for patient in patients for scan in self._source.read_patient(patient))
         images = ((scan, scan.image) for scan in scans)
         for scan, overflow in find_overflows(images, self._workers):
-            self._note_doubts(f"{scan.patient}-{scan.view}", overflow)
             yield (
                 f"{scan.patient}-{scan.view}",
                 {
@@ -169,13 +173,15 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
                     **overflow.fields(),
                 },
             )
-            self._num_written += 1
-            self._on_scan(self._num_written)
+            self._written(f"patient {scan.patient}, {scan.view}", overflow)
 
-    def _note_doubts(self, key: str, overflow: Overflow) -> None:
+    def _written(self, image: str, overflow: Overflow) -> None:
+        """Keeps account of an image whose record was made."""
         self.doubts += [
-            Finding(NOTED, "overflow in doubt", f"{key}: {doubt}.") for doubt in overflow.doubts
+            Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
         ]
+        self._num_written += 1
+        self._on_scan(self._num_written)
 
     # TFDS prints these to standard output, which belongs to the result of the command.
     def _log_download_bytes(self) -> None: ...
@@ -191,6 +197,7 @@ def prepare(
     split_seed: int,
     split_fractions: tuple[float, float, float],
     num_folds: int = 5,
+    num_processes: int | None = None,
     strict: bool = False,
     keep_known_defects: bool = False,
     on_file: Callable[[int, int], None] | None = None,
@@ -212,6 +219,7 @@ def prepare(
         split_fractions: of train, validation and test.
         num_folds: for cross-validation; see `bonescan_jax.scans.splits.folds`. A data set of too
             few patients has none.
+        num_processes: that unwrap grey values; None: one for each usable core.
         strict: see there.
         keep_known_defects: use the images too that the builder knows to be wrong or of another
             kind.
@@ -229,11 +237,11 @@ def prepare(
             place that cannot be written to.
     """
     checked = builder.open_source(Path(source), strict=strict, on_file=on_file)
-    used = builder.leave_out(_note_duplicates(checked, builder.DUPLICATES), keep_known_defects)
+    used = builder.leave_out(_note_duplicates(checked), keep_known_defects)
     numbers = builder.numbers(checked, used)
     if on_checked:
         on_checked(numbers, used.findings)
-    duplicates = [known.patients for known in builder.DUPLICATES]
+    duplicates = checked.duplicates
     splits = split_patients(used.patients, split_seed, split_fractions, duplicates=duplicates)
     settings = {
         "version": str(builder.VERSION),
@@ -246,35 +254,35 @@ def prepare(
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
     if already_prepared:
-        _refuse_other_settings(path, settings)
+        prepared = _read_prepared(path, settings, used.patients, duplicates)
+        splits, findings = prepared["splits"], [Finding(*each) for each in prepared["findings"]]
     else:
         details = {
             "splits": splits,
             "folds": _stored_folds(used.patients, settings, duplicates),
             **builder.index(used, splits),
         }
-        _write_data_set(builder, path, used, settings | details, on_scan)
+        findings = _write_data_set(builder, path, used, settings | details, num_processes, on_scan)
     return {
         "name": name,
         "path": str(path),
         "already_prepared": already_prepared,
         **numbers,
         "splits": {split: len(patients) for split, patients in splits.items()},
-        **count_findings(Finding(*finding) for finding in read_settings(path).get("findings", [])),
+        **count_findings(findings),
     }
 
 
-def _note_duplicates(source: BS80KSource, duplicates: Sequence[KnownDefect]) -> BS80KSource:
+def _note_duplicates(source: Any) -> Any:  # noqa: ANN401 - whatever source the builder reads
     """Says which of its patients are one person."""
-    present = set(source.patients)
     noted = [
         Finding(
             NOTED,
-            "one person under two ids",
-            f"patients {known.patients}: {known.reason}, kept in one split.",
+            "one person under several ids",
+            f"patients {', '.join(map(str, group))}: have an image in common, so one person, "
+            "kept in one split.",
         )
-        for known in duplicates
-        if present.issuperset(known.patients)
+        for group in source.duplicates
     ]
     return dataclasses.replace(source, findings=(*source.findings, *noted))
 
@@ -299,12 +307,13 @@ def _write_data_set(
     path: Path,
     source: BS80KSource,
     settings: dict[str, Any],
+    num_processes: int | None,
     on_scan: Callable[[int, int], None] | None,
-) -> None:
-    """Writes records and settings to their place, complete or not at all."""
+) -> list[Finding]:
+    """Writes records and settings to their place, complete or not at all; returns all findings."""
     total = builder.num_images(source)
     try:
-        with complete_folder(path) as folder, start_workers(total) as workers:
+        with complete_folder(path) as folder, start_workers(total, num_processes) as workers:
             tfds.disable_progress_bar()  # on_scan tells the progress
             writer = builder(
                 data_dir=folder,
@@ -317,25 +326,55 @@ def _write_data_set(
             writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
-            settings = settings | {"findings": (*source.findings, *writer.doubts)}
-            (folder / path.name / SETTINGS_FILE).write_text(json.dumps(settings))
+            findings = [*source.findings, *writer.doubts]
+            written = folder / path.name
+            shards = describe_shards(written / str(builder.VERSION))
+            (written / SETTINGS_FILE).write_text(
+                json.dumps(settings | shards | {"findings": findings})
+            )
     except (OSError, RuntimeError) as error:  # the latter: ArrayRecord's, such as for a full disk
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"{printable(str(path))}: the data set cannot be written ({printable(reason)}), "
             f"expected a folder that may be made and room for {len(source.patients)} patients."
         ) from error
+    return findings
 
 
-def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raises InputError unless the data set at this path was prepared with these settings."""
+def _read_prepared(
+    path: Path,
+    settings: dict[str, Any],
+    patients: Sequence[int],
+    duplicates: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """What is stored about a data set that is there already.
+
+    Raises:
+        InputError: it was prepared with other settings or patients, or parts one person's ids.
+    """
     prepared = read_settings(path)
     for field, wanted in settings.items():
         if prepared.get(field) != wanted:
             raise InputError(
                 f"{path}: was prepared with {field} {prepared.get(field)}, expected {wanted}; "
-                "choose another name or remove that folder."
+                f"{OTHER_PLACE}."
             )
+    held = sorted(patient for ids in prepared["splits"].values() for patient in ids)
+    if held != list(patients):
+        raise InputError(
+            f"{path}: was prepared with {len(held)} patients, expected the {len(patients)} that "
+            f"are used now; {OTHER_PLACE}."
+        )
+    for splits in (prepared["splits"], *prepared["folds"]):
+        split_of = {patient: split for split, patients in splits.items() for patient in patients}
+        for group in duplicates:
+            if len({split_of[patient] for patient in group if patient in split_of}) > 1:
+                raise InputError(
+                    f"{path}: was prepared with patients {', '.join(map(str, group))} in different "
+                    "splits, expected one split because they have an image in common; "
+                    f"{OTHER_PLACE}."
+                )
+    return prepared
 
 
 def open_split(data_dir: Path, name: str, split: str, fold: int = -1) -> ChosenRecords:

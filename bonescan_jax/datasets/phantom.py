@@ -7,6 +7,7 @@ from typing import Any
 
 from bonescan_jax.datasets.bs80k import BS80K, prepare
 from bonescan_jax.phantom.files import write_bs80k
+from bonescan_jax.scans.writing import hidden_folder
 
 
 class Phantom(BS80K):
@@ -14,7 +15,6 @@ class Phantom(BS80K):
 
     DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
     CITATION = ""
-    DUPLICATES = FOREIGN = UNUSUAL = ()
 
     name = "phantom"
 
@@ -36,8 +36,8 @@ def prepare_phantom(
         name: of the data set.
         num_patients: how many to simulate, two views each.
         seed: of the simulation.
-        num_processes: see `bonescan_jax.phantom.files.write_bs80k`.
-        on_patient: see there.
+        num_processes: that simulate and unwrap; None: one for each usable core.
+        on_patient: see `bonescan_jax.phantom.files.write_bs80k`.
         **settings: what else `bonescan_jax.datasets.bs80k.prepare` takes.
 
     Returns:
@@ -46,7 +46,9 @@ def prepare_phantom(
     Raises:
         InputError: as `bonescan_jax.datasets.bs80k.prepare`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / name
+    with hidden_folder(Path(tempfile.gettempdir()) / name) as folder:
+        source = folder / name
         write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
-        return prepare(source, data_dir, name=name, builder=Phantom, **settings)
+        return prepare(
+            source, data_dir, name=name, num_processes=num_processes, builder=Phantom, **settings
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from bonescan_jax.datasets.bs80k import BS80K, LocalInfo
 from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
-from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding
+from bonescan_jax.scans.bs80k import KNOWN_FOREIGN, is_bs80k
+from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, printable
 from bonescan_jax.scans.overflow import find_overflows
-from bonescan_jax.scans.regions import FOLDERS, KNOWN_COPIES, REGIONS, RegionSource, open_regions
+from bonescan_jax.scans.regions import REGIONS, RegionSource, open_regions
 from bonescan_jax.scans.splits import SPLITS
+
+# The left and the right elbows of BS-80K from behind, for 2,917 patients.
+_COPIED = "the same image in two folders, so one of the labels is of another one"
 
 
 class Regions(BS80K):
@@ -44,17 +49,18 @@ class Regions(BS80K):
             "abnormal": sum(crop.abnormal for crop in used.crops),
         }
 
-    @classmethod
-    def leave_out(cls, source: RegionSource, keep: bool) -> RegionSource:
-        """Without the images that are known to be wrong, unless all are to be kept."""
+    @staticmethod
+    def leave_out(source: RegionSource, keep: bool) -> RegionSource:
+        """Without the images that cannot be right, unless all are to be kept."""
         outcome, crops = NOTED if keep else EXCLUDED, []
         findings = list(source.findings)
-        foreign = {patient: known.reason for known in cls.FOREIGN for patient in known.patients}
-        copies = {
-            FOLDERS[folder]: known.reason for known in KNOWN_COPIES for folder in known.folders
-        }
+        known = KNOWN_FOREIGN if is_bs80k(source.duplicates) else ()
+        foreign = {patient: defect.reason for defect in known for patient in defect.patients}
+        times = Counter((crop.patient, crop.digest) for crop in source.crops if crop.digest)
         for crop in source.crops:
-            reason = foreign.get(crop.patient) or copies.get((crop.region, crop.view))
+            reason = foreign.get(crop.patient)
+            if times[crop.patient, crop.digest] > 1:
+                reason = reason or _COPIED
             if reason:
                 findings.append(Finding(outcome, reason, f"{crop.path}: {reason}."))
             if keep or not reason:
@@ -96,7 +102,6 @@ class Regions(BS80K):
         read = ((crop, self._source.read_image(crop)) for crop in crops)
         images = (((crop, image), image) for crop, image in read)
         for (crop, image), overflow in find_overflows(images, self._workers):
-            self._note_doubts(f"{crop.patient}-{crop.region}-{crop.view}", overflow)
             yield (
                 f"{crop.patient}-{crop.region}-{crop.view}",
                 {
@@ -108,8 +113,7 @@ class Regions(BS80K):
                     **overflow.fields(),
                 },
             )
-            self._num_written += 1
-            self._on_scan(self._num_written)
+            self._written(printable(crop.path), overflow)
 
 
 def open_region_split(

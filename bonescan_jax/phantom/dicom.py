@@ -50,7 +50,7 @@ def write_dicom(
         out: folder to make; must not exist or be empty. It appears only when all is written.
         num_patients: how many.
         seed: same seed, same files; the same patients as in BS-80K's layout.
-        num_processes: None: one for each processor.
+        num_processes: None: one for each usable core.
         on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:
@@ -82,11 +82,11 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
     for number, dataset in enumerate(make_datasets(views, seed, patient), 1):
         dataset.save_as(out / str(patient) / f"{number}.dcm", enforce_file_format=True)
     tally: Counter[str] = Counter()
-    truth = {}
+    truth: dict[str, np.ndarray] = {}
     for view in views:
         tally.update(tally_view(view))
         truth |= view_truth(view)
-    np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
+    np.savez_compressed(out / "truth" / f"{patient}.npz", allow_pickle=False, **truth)
     return patient, dict(tally)
 
 

@@ -1,8 +1,6 @@
 """Writes simulated patients: a folder of any layout with the truth beside it, and BS-80K's own."""
 
 import multiprocessing
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +11,15 @@ from xml.etree import ElementTree as ET
 import cv2
 import numpy as np
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.patient import PhantomView, simulate_patient
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
 from bonescan_jax.scans.bs80k import FOLDERS, XML_FOLDERS
+from bonescan_jax.scans.writing import complete_folder
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 # ------------------------------------------------------------------------------ files of any layout
 
@@ -40,7 +41,7 @@ def view_truth(view: PhantomView) -> dict[str, np.ndarray]:
         f"counts_{view.view}": view.counts,
         f"mask_{view.view}": view.mask,
         f"boxes_{view.view}": np.array(view.boxes, np.int64).reshape(-1, 5),
-        f"gain_{view.view}": np.float64(view.gain),
+        f"gain_{view.view}": np.array(view.gain),
     }
 
 
@@ -83,7 +84,7 @@ def write_folder(
     Args:
       out: must not exist or be empty.
       num_patients: at least 1.
-      num_processes: None: one for each processor.
+      num_processes: None: one for each usable core.
       write_all: writes into the folder that it is given, in so many processes, and returns the sums
         of `tally_view`.
 
@@ -93,21 +94,15 @@ def write_folder(
     Raises:
       InputError: `out` holds something, or `num_patients` is not positive.
     """
-    out = Path(out)
+    out = Path(out).absolute()  # "." has no name to write beside
     if num_patients < 1:
         raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} already holds something; expected a new or an empty folder.")
     start = time.monotonic()
-    processes = min(num_processes or os.cpu_count() or 1, num_patients)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        totals = write_all(partial, processes)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    processes = min(num_processes or usable_cores(), num_patients)
+    with complete_folder(out) as folder:
+        totals = write_all(folder / out.name, processes)
     return {
         "patients": num_patients,
         "views": 2 * num_patients,
@@ -146,7 +141,7 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
     out, seed, patient = Path(task[0]), task[1], task[2]
     cv2.setNumThreads(1)
     tally: Counter[str] = Counter()
-    truth = {}
+    truth: dict[str, np.ndarray] = {}
     for view in simulate_patient(seed, patient).views:
         folder, annotations = FOLDERS[view.view], XML_FOLDERS[view.view]
         _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
@@ -157,7 +152,7 @@ def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
             )
         tally.update(tally_view(view))
         truth |= view_truth(view)
-    np.savez_compressed(out / "truth" / f"{patient}.npz", **truth)
+    np.savez_compressed(out / "truth" / f"{patient}.npz", allow_pickle=False, **truth)
     return patient, dict(tally)
 
 
@@ -196,7 +191,7 @@ def write_bs80k(
       out: folder to make; must not exist or be empty. It appears only when all is written.
       num_patients: how many.
       seed: same seed, same files.
-      num_processes: None: one for each processor.
+      num_processes: None: one for each usable core.
       on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:

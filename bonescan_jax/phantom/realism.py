@@ -5,7 +5,6 @@ public count image of NEMA WG04, is one patient with 3.6 M counts in one view: f
 imaged once more with NM1's counts, so that percentiles of counts mean the same on both sides.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.body import Body, draw_body
 from bonescan_jax.phantom.files import side_by_side
@@ -104,9 +104,9 @@ def _chest(view: PhantomView, body: Body) -> tuple[float, float, float]:
     corners = np.rint(body.locate(points, "trunk")[:, :2]).astype(np.int32)
     inside = cv2.fillPoly(np.zeros((HEIGHT, WIDTH), np.uint8), [corners], 1)
     left, top = np.maximum(corners.min(0), 0)
-    right, bottom = corners.max(0)
+    right, bottom = np.max(corners, axis=0)
     crop = (view.grey * inside)[top:bottom, left:right]
-    return float(crop.max()), float(np.percentile(crop, 99)), float(crop.sum())
+    return float(np.max(crop)), float(np.percentile(crop, 99)), float(crop.sum())
 
 
 def lesions(body: Body) -> tuple[tuple[str, float], ...]:
@@ -352,6 +352,7 @@ def _row(quantity: Quantity, patients: Sequence[Measured]) -> Row:
         simulated = float(np.median(values))
         interval = tuple(np.percentile(values, (10, 90)))
     else:
+        assert quantity.overall is not None  # it has one of the two
         simulated = quantity.overall(patients)
         rng = np.random.default_rng(0)
         again = []
@@ -396,7 +397,7 @@ def validate(
     Args:
       num_patients: how many; intervals shrink with their square root.
       seed: same seed, same table.
-      num_processes: None: one for each processor.
+      num_processes: None: one for each usable core.
       on_patient: called here with the patient's number as each is finished, in any order.
 
     Returns:
@@ -408,7 +409,7 @@ def validate(
     """
     if num_patients < 1:
         raise InputError(f"The number of patients must be at least 1, found {num_patients}.")
-    processes = min(num_processes or os.cpu_count() or 1, num_patients)
+    processes = min(num_processes or usable_cores(), num_patients)
     patients = []
     tasks = [(seed, patient) for patient in range(1, num_patients + 1)]
     for measured in side_by_side(measure, tasks, processes):

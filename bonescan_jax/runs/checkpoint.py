@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 
 from bonescan_jax.cluster.agreement import from_primary
@@ -263,11 +264,11 @@ def _find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
     for step in _steps(folder):
         with contextlib.suppress(manifest.DamagedError):
             validations[step] = manifest.verify(folder / str(step)).get(VALIDATION)
-    validations = {step: found for step, found in validations.items() if found}
-    best = best_step(validations)
+    validated = {step: found for step, found in validations.items() if found}
+    best = best_step(validated)
     if best is None:
         raise InputError(f"{folder}: holds no good checkpoint that was validated, so none is best")
-    return best, validations[best]
+    return best, validated[best]
 
 
 def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, int]:
@@ -283,15 +284,30 @@ def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, in
 
 
 def _restore_items(place: Path, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - Orbax' own
+    _check_shapes(place, arguments[AVERAGE].item)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        try:
-            return checkpointer.restore(place, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError, TypeError) as error:  # its files are whole: that was checked
+        return checkpointer.restore(place, args=ocp.args.Composite(**arguments))
+
+
+def _check_shapes(place: Path, abstract: Tree) -> None:
+    """Raises InputError unless the averaged weights of a step are those of this network.
+
+    Before they are restored: Orbax would say it in hundreds of lines.
+    """
+    handler = ocp.StandardCheckpointHandler()
+    saved, wanted = _shapes(handler.metadata(place / AVERAGE).tree), _shapes(abstract)
+    handler.close()
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
             raise InputError(
-                f"{place}: does not hold the arrays of the network of "
-                f"{place.parents[1] / 'config.json'}, expected the two to be of one run "
-                f"({_reason(error)})"
-            ) from error
+                f"{place}: {name} is {saved.get(name, 'missing')}, expected "
+                f"{wanted.get(name, 'none')} for the network of {place.parents[1] / 'config.json'}"
+            )
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
 
 
 def _reason(error: Exception) -> str:
@@ -308,6 +324,18 @@ def _logged_by_orbax(record: logging.LogRecord) -> bool:
 # tasks: thousands of lines around the one sentence of the RunError.
 logging.getLogger("absl").addFilter(lambda record: not _logged_by_orbax(record))
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+# Writes that were under way when the first one failed still report to Orbax' loop, which is closed
+# by then: a stack for each of them, from where nothing can be raised.
+_report_unraisable = sys.unraisablehook
+
+
+def _report_but_closed_loops(unraisable: Any) -> None:  # noqa: ANN401 - sys does not name it
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _report_unraisable(unraisable)
+
+
+sys.unraisablehook = _report_but_closed_loops
 
 
 def _train_items(state: TrainState) -> dict[str, Any]:

@@ -105,6 +105,13 @@ def _check_sees(workdir: Path, token: str, place: str) -> None:
         time.sleep(0.1)
 
 
+def trained_on(workdir: Path) -> str | None:
+    """The fingerprint of the data that the run was trained on; None of a run of older programs."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        return json.loads((workdir / ENVIRONMENT).read_text())["starts"][-1]["data_fingerprint"]
+    return None
+
+
 def record_start(workdir: Path, step: int, facts: dict[str, Any]) -> None:
     """Adds to environment.json what computes from this step on, and on which data."""
     if not is_primary():

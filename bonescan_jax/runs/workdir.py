@@ -58,7 +58,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"model": {"levels": 4}} to {"model.levels": 4}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -12,17 +12,18 @@ both views: an annotation that cannot be read does not mean that there are no ho
 """
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, VIEWS, WIDTH, Box, Scan
 from bonescan_jax.scans.annotations import parse_boxes, parse_labels
+from bonescan_jax.scans.duplicates import image_digest, same_person
 from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
@@ -50,15 +51,20 @@ class KnownDefect(NamedTuple):
     reason: str
 
 
-_SAME_IMAGES = "identical images under two ids, so one person"
-KNOWN_DUPLICATES = (
-    KnownDefect((828, 2244), _SAME_IMAGES),
-    KnownDefect((312, 570), _SAME_IMAGES),
-    KnownDefect((831, 3216), _SAME_IMAGES),
-    KnownDefect((832, 3245), _SAME_IMAGES),
-)
+# Ids of BS-80K with identical images: who has all of these pairs is BS-80K.
+KNOWN_DUPLICATES = ((312, 570), (828, 2244), (831, 3216), (832, 3245))
 KNOWN_FOREIGN = (KnownDefect((722, 779, 1654), "looks like another kind of study"),)
 KNOWN_UNUSUAL = (KnownDefect((1240,), "a child with active growth plates, legitimate"),)
+
+
+def is_bs80k(duplicates: Sequence[Sequence[int]]) -> bool:
+    """Whether scans are those of BS-80K, of whose numbers more is known.
+
+    Args:
+        duplicates: groups of ids found to share an image.
+    """
+    return all(any(set(pair).issubset(group) for group in duplicates) for pair in KNOWN_DUPLICATES)
+
 
 # What is made of a file (None: nothing), and what is wrong with it.
 _Parser = Callable[[bytes], tuple[Any, list[Defect]]]
@@ -68,6 +74,7 @@ class _View(NamedTuple):
     """What is known about one usable view; its image stays in the source until it is asked for."""
 
     image_path: str
+    image_digest: str
     boxes: tuple[Box, ...]
     abnormal: bool
 
@@ -83,7 +90,9 @@ class _ViewFiles(NamedTuple):
 
     def parsers(self) -> dict[str, tuple[_Parser, int]]:
         """How each file is parsed, and the most bytes it may have."""
-        parsers = dict.fromkeys(self.images.values(), (_check_image, _MAX_IMAGE))
+        parsers: dict[str, tuple[_Parser, int]] = dict.fromkeys(
+            self.images.values(), (_check_image, _MAX_IMAGE)
+        )
         parsers |= dict.fromkeys(self.annotations.values(), (parse_boxes, _MAX_XML))
         return parsers | ({self.labels: (parse_labels, _MAX_LABELS)} if self.labels else {})
 
@@ -106,6 +115,7 @@ class BS80KSource:
     patients: tuple[int, ...]  # usable ones, sorted
     num_found: int  # patients with an image, usable or not
     findings: tuple[Finding, ...]
+    duplicates: tuple[tuple[int, ...], ...]  # groups of usable patients who share an image
     fingerprint: str  # sha256 over every file that counts; a folder and its zip have the same
     _views: dict[tuple[int, str], _View]
     _read: Callable[[str, int], bytes]
@@ -124,7 +134,7 @@ class BS80KSource:
             yield from self.read_patient(patient)
 
     def _read_scan(self, patient: int, view: str) -> Scan:
-        path, boxes, abnormal = self._views[patient, view]
+        path, _, boxes, abnormal = self._views[patient, view]
         try:
             return Scan(patient, view, self._read(path, _MAX_IMAGE), boxes, abnormal)
         except ValueError as error:
@@ -162,17 +172,25 @@ def open_bs80k(
                 phrase = f"has no {other} view, expected {listed[other].folder}/{patient}.jpg"
                 path = f"{listed[view].folder}/{patient}.jpg"
                 report.add(SKIPPED, "view without the other one", path, phrase)
-    usable = {
-        (patient, view): views[view][patient]
-        for patient in found
-        if all(views[each].get(patient) for each in VIEWS)
-        for view in VIEWS
-    }
+    usable: dict[tuple[int, str], _View] = {}
+    for patient in found:
+        both = {view: each for view in VIEWS if (each := views[view].get(patient))}
+        if len(both) == len(VIEWS):
+            usable |= {(patient, view): each for view, each in both.items()}
     patients = tuple(sorted({patient for patient, _ in usable}))
     _refuse(source, strict, len(patients), len(found), report.findings)
     fingerprint = hashlib.sha256("\n".join(sorted(report.digests)).encode()).hexdigest()
-    findings = tuple(report.findings)
-    return BS80KSource(patients, len(found), findings, fingerprint, usable, files.read)
+    return BS80KSource(
+        patients=patients,
+        num_found=len(found),
+        findings=tuple(report.findings),
+        duplicates=same_person(
+            (patient, view.image_digest) for (patient, _), view in usable.items()
+        ),
+        fingerprint=fingerprint,
+        _views=usable,
+        _read=files.read,
+    )
 
 
 def _refuse(
@@ -214,8 +232,8 @@ def _find_root(source: Path, paths: list[str]) -> str:
         )
     ((root, folders),) = roots.items()
     if missing := [folder for folder in FOLDERS.values() if folder not in folders]:
-        missing = printable(f"{root}{missing[0]}")
-        raise InputError(f"{shown}: {missing} holds no file, expected {expected}.")
+        empty = printable(f"{root}{missing[0]}")
+        raise InputError(f"{shown}: {empty} holds no file, expected {expected}.")
     return root
 
 
@@ -284,7 +302,7 @@ def _parse(
         return *parser(data), hashlib.sha256(data).hexdigest()
 
     parsed = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves the interpreter free
+    with ThreadPoolExecutor(usable_cores()) as pool:  # decoding leaves the interpreter free
         for path, (value, defects, digest) in zip(parsers, pool.map(parse, parsers), strict=True):
             parsed[path] = value
             for defect in defects:
@@ -295,8 +313,8 @@ def _parse(
     return parsed
 
 
-def _check_image(data: bytes) -> tuple[bool | None, list[Defect]]:
-    """Keeps no pixels: the image is read again when it is asked for."""
+def _check_image(data: bytes) -> tuple[str | None, list[Defect]]:
+    """Keeps the digest and no pixels: the image is read again when it is asked for."""
     reason = "image that cannot be decoded"
     try:
         header = read_jpeg_header(data)
@@ -308,12 +326,12 @@ def _check_image(data: bytes) -> tuple[bool | None, list[Defect]]:
                 f"size is {header.width}x{header.height}, expected {WIDTH}x{HEIGHT} "
                 "(width x height)"
             )
-        decode_jpeg(data)
+        digest = image_digest(decode_jpeg(data))
         reason = "image that a viewer turns"
         check_as_stored(data)
+        return digest, []
     except ValueError as error:
         return None, [Defect(SKIPPED, reason, str(error))]
-    return True, []
 
 
 def _check_view(
@@ -321,7 +339,7 @@ def _check_view(
 ) -> dict[int, _View | None]:
     """Puts together what the files of one view say of each patient; None: not usable."""
     labels_path = f"{files.folder}/{FOLDERS[view]}.txt"
-    labels: dict[int, bool] = parsed.get(files.labels) or {}
+    labels: dict[int, bool] = parsed.get(files.labels or "") or {}
     if files.labels is None:
         phrase = "is missing, expected '<id>.jpg 0|1' lines"
         report.add(REPAIRED, "label file missing", labels_path, phrase)
@@ -341,13 +359,20 @@ def _check_view(
         label = labels.get(patient)
         if patient in files.annotations:
             boxes = parsed[files.annotations[patient]]
-            if boxes is not None:
+            if boxes == () and label:
+                phrase = (
+                    f"holds no usable hot spot though {labels_path} calls {patient}.jpg abnormal, "
+                    "expected boxes"
+                )
+                report.add(SKIPPED, "abnormal without a box", files.annotations[patient], phrase)
+                boxes = None
+            elif boxes is not None:
                 _compare(patient, label, boxes, labels_path, bool(labels), report)
         else:
             boxes = _without_annotation(patient, path, label, report)
-        usable = parsed[path] and boxes is not None and patient not in files.ambiguous
+        usable = None not in (parsed[path], boxes) and patient not in files.ambiguous
         abnormal = any(box.label == ABNORMAL for box in boxes or ())
-        views[patient] = _View(path, boxes, abnormal) if usable else None
+        views[patient] = _View(path, parsed[path], boxes, abnormal) if usable else None
     return views
 
 

@@ -110,7 +110,7 @@ def estimate_gain(grey: np.ndarray) -> float:
     gains = np.geomspace(low, high, 241)
     likelihood = _comb_log_likelihood(grey, gains)
     likelihood -= 0.5 * ((gains / ratio - 1) / (deviation + 0.03)) ** 2
-    best = int(likelihood.argmax())
+    best = int(np.argmax(likelihood))
     if low == 1 and likelihood[0] > likelihood[best] - _EVEN_ODDS:
         return 1.0
     return float(gains[best])

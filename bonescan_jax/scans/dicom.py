@@ -9,7 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -171,7 +171,7 @@ def pair_views(frames: Iterable[DicomFrame]) -> tuple[list[ViewPair], list[Dicom
         for (group, *_), members in together.items():
             by_view = {frame.view: frame for frame in members}
             if group and len(members) == 2 and by_view.keys() == set(VIEWS):
-                pairs.append(ViewPair(**by_view))
+                pairs.append(ViewPair(by_view["anterior"], by_view["posterior"]))
             else:
                 left += members
     return pairs, left
@@ -195,7 +195,8 @@ def read_header(data: bytes, keywords: Sequence[str]) -> pydicom.Dataset:
     if syntax is None:
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
             raise DicomError("Transfer Syntax UID is missing, expected that of the compression")
-        dataset.file_meta.TransferSyntaxUID = _UNCOMPRESSED[dataset.original_encoding]
+        implicit, little_endian = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = _UNCOMPRESSED[bool(implicit), bool(little_endian)]
     return dataset
 
 
@@ -290,7 +291,7 @@ def _rescale(dataset: pydicom.Dataset, pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _number(name: str, value: object) -> float:
+def _number(name: str, value: Any) -> float:  # noqa: ANN401 - whatever a file holds
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -314,6 +315,7 @@ def _pixel_spacing(
     numbers = [_number("Pixel Spacing", value) for value in np.atleast_1d(spacing)]
     if len(numbers) != 2 or min(numbers) <= 0:
         return None, ("Pixel Spacing is not two lengths above 0: the size of pixels is unknown",)
+    height, width = numbers
     furthest = max(max(number / _SPACING, _SPACING / number) for number in numbers)
     found = "Pixel Spacing is {:g} x {:g} mm".format(*numbers)
     if furthest > _SPACING_REFUSED:
@@ -322,8 +324,8 @@ def _pixel_spacing(
             f"{_SPACING * _SPACING_REFUSED:.2f} mm, as the patient would be read at another size"
         )
     if furthest > _SPACING_NOTED:
-        return tuple(numbers), (f"{found}, the network was trained on about {_SPACING:g} mm",)
-    return tuple(numbers), ()
+        return (height, width), (f"{found}, the network was trained on about {_SPACING:g} mm",)
+    return (height, width), ()
 
 
 def _energy_range(dataset: pydicom.Dataset, window: int) -> tuple[float, float] | None:

@@ -194,17 +194,21 @@ _JPEG_LOSSLESS = _Codec(
     _check_jpeg,
     imagecodecs.jpeg8_decode,
     # A JPEG knows no sign: its header in DICOM says it.
-    lambda pixels: imagecodecs.jpeg8_encode(pixels.view(np.uint16), lossless=True, predictor=1),
+    lambda pixels: bytes(
+        imagecodecs.jpeg8_encode(pixels.view(np.uint16), lossless=True, predictor=1)
+    ),
 )
 _JPEG_LS = _Codec(
     _check_jpeg,
     imagecodecs.jpegls_decode,
-    lambda pixels: imagecodecs.jpegls_encode(pixels.view(np.uint16)),
+    lambda pixels: bytes(imagecodecs.jpegls_encode(pixels.view(np.uint16))),
 )
 _JPEG_2000 = _Codec(
     _check_jpeg2000,
     imagecodecs.jpeg2k_decode,
-    lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k"),
+    lambda pixels: bytes(
+        imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k")
+    ),
 )
 _CODECS: dict[Any, _Codec] = {
     JPEGLossless: _JPEG_LOSSLESS,

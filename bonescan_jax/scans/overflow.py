@@ -1,16 +1,17 @@
-"""Grey values that ran over 255: found once, when a data set is prepared, by every processor."""
+"""Grey values that ran over 255: found once, when a data set is prepared, by every usable core."""
 
 import multiprocessing
 import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
@@ -27,7 +28,7 @@ class Overflow(NamedTuple):
     gain: float  # grey per count
     reference: float  # brightness of bone, in grey values
     values: np.ndarray  # (N, 2) int32: flat index of a pixel, its grey value unwrapped
-    doubts: tuple[str, ...]  # phrases about what may still be wrong; no part of the record
+    doubts: tuple[str, ...] = ()  # phrases about what may still be wrong
 
     def fields(self) -> dict[str, Any]:
         """The fields of a record."""
@@ -48,12 +49,13 @@ def find_overflow(image: bytes) -> Overflow:
     found = unwrap_grey(grey)
     pixels = np.flatnonzero(found.values != grey)
     values = np.stack([pixels, found.values.ravel()[pixels]], axis=1).astype(np.int32)
-    return Overflow(float(found.gain), float(found.reference), values, unwrapping_doubts(found))
+    doubts = unwrapping_doubts(found)
+    return Overflow(float(found.gain), float(found.reference), values, doubts)
 
 
-def start_workers(num_scans: int) -> Executor:
-    """Processes, one for each processor; a thread where they do not pay."""
-    processes = os.cpu_count() or 1
+def start_workers(num_scans: int, num_processes: int | None = None) -> Executor:
+    """Processes, one for each usable core if not told; a thread where they do not pay."""
+    processes = num_processes or usable_cores()
     if num_scans < _MIN_SCANS or processes == 1:
         return ThreadPoolExecutor(1)
     # spawn: JAX may run threads here, and a fork would copy their locks.
@@ -73,8 +75,8 @@ def find_overflows(
     Returns:
         Each thing with the overflow of its image.
     """
-    waiting = deque()
-    most = _AHEAD * (os.cpu_count() or 1)
+    waiting: deque[tuple[Item, Future[Overflow]]] = deque()
+    most = _AHEAD * usable_cores()
     for item, image in scans:
         waiting.append((item, workers.submit(find_overflow, image)))
         if len(waiting) > most:
@@ -89,7 +91,9 @@ def _end_with_parent() -> None:
     cv2.setNumThreads(1)
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        assert parent is not None  # this is a worker
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -17,7 +17,6 @@ once under several numbers: they cannot be split by patient and are not read.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.annotations import parse_labels
+from bonescan_jax.scans.duplicates import image_digest, same_person
 from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
@@ -57,21 +58,6 @@ CLASS_FOLDERS = {"normal": False, "abnormal": True}  # compared in lower case
 _MAX_IMAGE, _MAX_LABELS = 4 << 20, 4 << 20
 
 
-class KnownCopies(NamedTuple):
-    """Folders of BS-80K of which more is known than their files say."""
-
-    folders: tuple[str, ...]
-    reason: str
-
-
-KNOWN_COPIES = (
-    KnownCopies(
-        ("elbowLPOST", "elbowRPOST"),
-        "the same image in both folders for 2,917 patients, so one of the labels is of another one",
-    ),
-)
-
-
 class Crop(NamedTuple):
     """A checked image with its label; the image stays in the source until it is asked for."""
 
@@ -80,6 +66,7 @@ class Crop(NamedTuple):
     view: str  # one of VIEWS
     abnormal: bool
     path: str
+    digest: str  # of its pixels; see bonescan_jax.scans.duplicates.image_digest
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,11 @@ class RegionSource:
     findings: tuple[Finding, ...]
     fingerprint: str  # sha256 over every file that counts; a folder and its zip have the same
     _read: Callable[[str, int], bytes]
+
+    @property
+    def duplicates(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of patients who share an image."""
+        return same_person((crop.patient, crop.digest) for crop in self.crops)
 
     @property
     def patients(self) -> tuple[int, ...]:
@@ -118,6 +110,7 @@ class _Image(NamedTuple):
     folder: str
     patient: int
     abnormal: bool | None  # of its class folder; None: a label file has to say it
+    digest: str = ""  # of its pixels, once it was decoded
 
 
 class _Report(list[Finding]):
@@ -156,7 +149,7 @@ def open_regions(
     usable = _decodable(labelled, files, report, digests, on_file)
     _refuse(source, strict, len(usable), len(images), report)
     crops = [
-        Crop(image.patient, *FOLDERS[image.folder], bool(image.abnormal), image.path)
+        Crop(image.patient, *FOLDERS[image.folder], bool(image.abnormal), image.path, image.digest)
         for image in usable
     ]
     crops.sort(key=lambda crop: (crop[0], REGIONS.index(crop.region), VIEWS.index(crop.view)))
@@ -261,24 +254,26 @@ def _decodable(
 ) -> list[_Image]:
     """The images that are whole, grey and no larger than a whole-body view."""
 
-    def check(image: _Image) -> tuple[str, str | None]:
+    def check(image: _Image) -> tuple[str, str, str | None]:
+        """Digests of the file and of the pixels, and what is wrong."""
         try:
             data = files.read(image.path, _MAX_IMAGE)
         except ValueError as error:
-            return "", str(error)
+            return "", "", str(error)
         digest = hashlib.sha256(data).hexdigest()
         try:
             check_as_stored(data)
-            height, width = decode_jpeg(data).shape
+            grey = decode_jpeg(data)
         except ValueError as error:
-            return digest, str(error)
+            return digest, "", str(error)
+        height, width = grey.shape
         if height > HEIGHT or width > WIDTH:
-            return digest, f"size is {width}x{height}, expected at most {WIDTH}x{HEIGHT}"
-        return digest, None
+            return digest, "", f"size is {width}x{height}, expected at most {WIDTH}x{HEIGHT}"
+        return digest, image_digest(grey), None
 
     usable = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves the interpreter free
-        for done, (image, (digest, wrong)) in enumerate(
+    with ThreadPoolExecutor(usable_cores()) as pool:  # decoding leaves the interpreter free
+        for done, (image, (digest, pixels, wrong)) in enumerate(
             zip(images, pool.map(check, images), strict=True), 1
         ):
             # The path holds the class where a folder says it.
@@ -286,7 +281,7 @@ def _decodable(
             if wrong:
                 report.add(SKIPPED, "image that cannot be used", image.path, wrong)
             else:
-                usable.append(image)
+                usable.append(image._replace(digest=pixels))
             if on_file:
                 on_file(done, len(images))
     return usable

@@ -61,7 +61,7 @@ def open_source(source: Path, folders: Sequence[str]) -> SourceFiles:
 
 def _open_folder(source: Path, folders: Sequence[str]) -> SourceFiles:
     roots = ["", *(f"{entry.name}/" for entry in _scan(source) if os.path.isdir(entry.path))]
-    names = []
+    names: list[str] = []
     for root in roots:
         for folder in folders:
             if os.path.isdir(source / root / folder):

@@ -103,21 +103,28 @@ def fold_splits(
     *,
     duplicates: Sequence[Sequence[int]] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """The splits of one fold: it is the test split, validation is taken from the other folds.
+    """The splits of one fold: it is the test split, validation is taken from the folds after it.
+
+    So folds differ in what they are validated on too.
 
     Args:
         folded: what `folds` gave.
         fold: from 0.
         seed: the one of `folds`.
         validation_fraction: of all patients; what is left is for training.
-        duplicates: as in `split_patients`; validation takes such ids last.
+        duplicates: as in `split_patients`; validation takes such ids of a fold last.
 
     Returns:
         The sorted ids of each of `SPLITS`, none empty.
     """
-    rest = sorted(patient for number, ids in enumerate(folded) if number != fold for patient in ids)
+    distance = {  # of a patient's fold, going round
+        patient: (number - fold) % len(folded)
+        for number, ids in enumerate(folded)
+        for patient in ids
+    }
+    rest = sorted(patient for patient in distance if distance[patient])
     groups = _group(rest, duplicates)
-    groups.sort(key=lambda group: (len(group), _digest(seed, group)))
+    groups.sort(key=lambda group: (distance[group[0]], len(group), _digest(seed, group)))
     wanted = max(1, round(validation_fraction * (len(rest) + len(folded[fold]))))
     validation: list[int] = []
     while len(validation) < wanted and len(groups) > 1:

@@ -200,11 +200,12 @@ def _suspects(grey: np.ndarray) -> tuple[list[tuple[tuple[slice, slice], np.ndar
     if number == 1:
         return [], 0
     # The largest smooth part is air and body; smooth parts apart from it are the tops of hot spots.
-    body = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    body = 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
     suspect = cv2.dilate((labels != body).astype(np.uint8), _NEAR)
     # A block of black is known to be zero, cut out of the scan: Poisson counts that wrapped never
     # make one.
-    suspect &= 1 - cv2.morphologyEx((grey <= 1).astype(np.uint8), cv2.MORPH_OPEN, _NEAR)
+    black = cv2.morphologyEx((grey <= 1).astype(np.uint8), cv2.MORPH_OPEN, _NEAR)
+    suspect = np.where(black, np.uint8(0), suspect)
     number, labels, stats, _ = cv2.connectedComponentsWithStats(suspect, connectivity=8)
     found = []
     for part in range(1, number):
@@ -289,7 +290,7 @@ def _flood(
             known.astype(np.uint8), -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT
         )
         neighbours[known] = 0
-        row, column = np.nonzero(neighbours >= min(3, max(1, neighbours.max())))
+        row, column = np.nonzero(neighbours >= min(3, max(1, int(np.max(neighbours)))))
         if not len(row):  # hot all over: nothing to start from
             return values, turns
         expected, deviation = predict(row, column)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bonescan_jax.cli.flags import expand_home
 from bonescan_jax.cli.main import _keep_compiled, _parse, main
 from bonescan_jax.cli.verbs import VERBS
 from tests.layout import write_layout
@@ -239,3 +240,12 @@ def test_a_user_without_home_has_no_cache(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pwd.getpwuid", unknown)
     _keep_compiled()
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_home_is_expanded_in_flags(monkeypatch: pytest.MonkeyPatch):
+    """A shell does that only where a word begins, and not in --workdir=~/run."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_home("--workdir=~/run") == "--workdir=/home/me/run"
+    assert expand_home("--config.data.dir=~/data") == "--config.data.dir=/home/me/data"
+    for other in ("--workdir=run~", "~/file", "--seed", "--out=/a/~/b"):
+        assert expand_home(other) == other

@@ -1,8 +1,9 @@
 """How processes of a job are found, from flags and Slurm; real ones are in tests/faults."""
 
+import jax
 import pytest
 
-from bonescan_jax.cluster.distributed import initialize_settings
+from bonescan_jax.cluster.distributed import initialize_settings, joined_processes
 from bonescan_jax.errors import InputError
 
 STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"}
@@ -85,3 +86,17 @@ def test_what_does_not_fit_is_named(
 ):
     with pytest.raises(InputError, match=message):
         initialize_settings(coordinator, number, process, {})
+
+
+def test_one_machine_of_a_slice_alone_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Each would think itself the first one, and all would write."""
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    message = "one of 4 of a slice, expected --coordinator=auto"
+    with pytest.raises(InputError, match=message), joined_processes(None, None, None):
+        pass
+
+
+def test_the_log_says_which_devices_a_process_has(capsys: pytest.CaptureFixture):
+    with joined_processes(None, None, None):
+        pass
+    assert capsys.readouterr().err == "bonescan: process 0 of 1: 8 devices (cpu)\n"

@@ -1,10 +1,12 @@
 """Preparing and reading: byte for byte, all or nothing, without TensorFlow."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,8 +16,8 @@ from bonescan_jax.datasets import phantom
 from bonescan_jax.datasets.bs80k import open_split, prepare
 from bonescan_jax.datasets.records import read_settings
 from bonescan_jax.errors import InputError
-from bonescan_jax.scans import VIEWS
-from bonescan_jax.scans.bs80k import open_bs80k
+from bonescan_jax.scans import VIEWS, overflow
+from bonescan_jax.scans.bs80k import KNOWN_DUPLICATES, open_bs80k
 from bonescan_jax.scans.overflow import find_overflow
 from bonescan_jax.scans.splits import SPLITS
 from tests.hot_spots import sprinkled_jpeg
@@ -125,25 +127,85 @@ def test_doubts_about_overflow_are_findings(layout, tmp_path):
     for _ in range(2):
         assert prepare(layout, tmp_path, **SETTINGS)["noted"] == {"overflow in doubt": 1}
     ((outcome, _, sentence),) = read_settings(tmp_path / "small-1")["findings"]
-    assert (outcome, sentence[:12]) == ("noted", "3-anterior: ")
+    assert (outcome, sentence.split(":")[0]) == ("noted", "patient 3, anterior")
+
+
+def write_copies(source, pairs):
+    """Gives both ids of each pair the anterior image of the first."""
+    for one, other in pairs:
+        image = (source / "wholeBodyANT" / f"{one}.jpg").read_bytes()
+        (source / "wholeBodyANT" / f"{other}.jpg").write_bytes(image)
 
 
 def test_known_defects_of_bs80k_are_left_out_or_noted(tmp_path):
-    source = write_layout(tmp_path / "source", (1, 3, 312, 570, 722, 779, 1240, 1654))
+    pairs = [patient for pair in KNOWN_DUPLICATES for patient in pair]
+    source = write_layout(tmp_path / "source", (1, 3, *pairs, 722, 779, 1240, 1654))
+    write_copies(source, KNOWN_DUPLICATES)
     summary = prepare(source, tmp_path / "left_out", **SETTINGS)
     assert summary["excluded"] == {"looks like another kind of study": 3}
-    assert sum(summary["noted"].values()) == 2
+    assert sum(summary["noted"].values()) == 5  # four pairs, one child
     records = [r for s in SPLITS for r in open_split(tmp_path / "left_out", "small-1", s)]
-    assert {record["patient"] for record in records} == {1, 3, 312, 570, 1240}
+    assert {record["patient"] for record in records} == {1, 3, *pairs, 1240}
 
     kept = prepare(source, tmp_path / "kept", **SETTINGS, keep_known_defects=True)
-    assert (kept["patients"], kept["excluded"]) == (8, {})
-    assert sum(kept["noted"].values()) == 5
+    assert (kept["patients"], kept["excluded"]) == (14, {})
+    assert sum(kept["noted"].values()) == 8
     with pytest.raises(InputError, match="prepared with keep_known_defects True, expected False"):
         prepare(source, tmp_path / "kept", **SETTINGS)
 
-    simulated = prepare(source, tmp_path / "phantom", **SETTINGS, builder=phantom.Phantom)
-    assert (simulated["patients"], simulated["noted"]) == (8, {})
+
+def test_the_numbers_of_bs80k_mean_nothing_in_other_scans(tmp_path):
+    source = write_layout(tmp_path / "source", (1, 312, 570, 722, 779, 828, 1240, 1654, 2244))
+    summary = prepare(source, tmp_path, **SETTINGS)
+    assert (summary["patients"], summary["excluded"], summary["noted"]) == (9, {}, {})
+
+
+def test_who_shares_an_image_is_in_one_split_and_fold(tmp_path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 21)))
+    pairs = [(11, 1), (11, 20), (2, 12), (3, 13), (4, 14)]  # the first two are one group
+    write_copies(source, pairs)
+    summary = prepare(source, tmp_path, **SETTINGS, num_folds=3)
+    assert summary["noted"] == {"one person under several ids": 4}
+    settings = json.loads((tmp_path / "small-1" / "splits.json").read_text())
+    for splits in (settings["splits"], *settings["folds"]):
+        split_of = {patient: split for split, ids in splits.items() for patient in ids}
+        assert all(split_of[one] == split_of[other] for one, other in pairs)
+
+
+def test_an_old_data_set_of_other_patients_is_refused(tmp_path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 6)))
+    prepare(source, tmp_path, **SETTINGS)
+    path = tmp_path / "small-1" / "splits.json"
+    settings = json.loads(path.read_text())
+    settings["splits"]["train"].pop()
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="was prepared with 4 patients, expected the 5"):
+        prepare(source, tmp_path, **SETTINGS)
+
+
+def test_doubts_of_unwrapping_are_noted(layout, tmp_path, monkeypatch):
+    def doubtful(image):
+        return find_overflow(image)._replace(doubts=("hot spots are rough",))
+
+    monkeypatch.setattr(overflow, "find_overflow", doubtful)
+    first = prepare(layout, tmp_path, **SETTINGS)
+    assert first["noted"] == {"overflow in doubt": 10}
+    settings = json.loads((tmp_path / "small-1" / "splits.json").read_text())
+    sentences = [sentence for _, _, sentence in settings["findings"]]
+    assert "patient 3, posterior: hot spots are rough." in sentences
+    assert prepare(layout, tmp_path, **SETTINGS)["noted"] == {"overflow in doubt": 10}
+
+
+def test_an_old_data_set_that_parts_one_person_is_refused(tmp_path):
+    source = write_layout(tmp_path / "source", tuple(range(1, 6)))
+    write_copies(source, [(1, 2)])
+    prepare(source, tmp_path, **SETTINGS)
+    path = tmp_path / "small-1" / "splits.json"
+    settings = json.loads(path.read_text())
+    splits = {"train": [1, 3, 4], "validation": [2], "test": [5]}
+    path.write_text(json.dumps(settings | {"splits": splits}))
+    with pytest.raises(InputError, match="with patients 1, 2 in different splits"):
+        prepare(source, tmp_path, **SETTINGS)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(layout, tmp_path):
@@ -247,6 +309,8 @@ def test_the_same_again_is_already_prepared_and_anything_else_is_refused(layout,
     (layout / "wholeBodyANT/ant/3.xml").write_text(voc(()))
     with pytest.raises(InputError, match="was prepared with source_sha256"):
         prepare(layout, data_dir, **SETTINGS)
+    with pytest.raises(InputError, match="another folder with --data_dir or --config.data.dir"):
+        prepare(layout, data_dir, **SETTINGS)
     (data_dir / "other").mkdir()
     with pytest.raises(InputError, match=r"other/splits\.json: cannot be read"):
         prepare(layout, data_dir, **SETTINGS | {"name": "other"})
@@ -289,3 +353,21 @@ def test_phantoms_go_the_same_way(tmp_path, monkeypatch):
     summary = phantom.prepare_phantom(tmp_path, num_patients=4, seed=0, **SETTINGS)
     assert summary["patients"] == 4
     assert len(open_split(tmp_path, "small-1", "train")) == 2 * summary["splits"]["train"]
+
+
+def test_simulated_files_of_a_killed_process_are_removed_by_the_next(tmp_path, monkeypatch):
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from bonescan_jax.datasets import phantom\n"
+        "phantom.write_bs80k = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "phantom.prepare_phantom(pathlib.Path(sys.argv[1]), num_patients=4, seed=0, "
+        f"**{SETTINGS!r})\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "data")]
+    (tmp_path / "tmp").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    phantom.prepare_phantom(tmp_path / "data", num_patients=4, seed=0, **SETTINGS)
+    assert not list((tmp_path / "tmp").iterdir())

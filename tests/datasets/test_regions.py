@@ -1,5 +1,6 @@
 """Labelled images prepared and read: byte for byte, by region, view and fold, defects left out."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.datasets.regions import Regions, open_region_split
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
+from bonescan_jax.scans.bs80k import KNOWN_DUPLICATES
 from bonescan_jax.scans.regions import REGIONS
 from bonescan_jax.scans.splits import SPLITS
 from tests.region_layout import write_regions
@@ -76,17 +78,31 @@ def test_folds_part_the_patients(tmp_path: Path):
 
 
 def test_known_defects_are_left_out_with_their_reason(tmp_path: Path):
-    patients = (1, 2, 3, 4, 828, 2244, 722)
-    source = write_regions(tmp_path / "source", ("elbowLPOST", "elbowRPOST", "headANT"), patients)
+    pairs = [patient for pair in KNOWN_DUPLICATES for patient in pair]
+    patients = (1, 2, 3, *pairs, 722)
+    source = write_regions(tmp_path / "source", ("elbowLPOST", "headANT", "elbowRPOST"), patients)
+    for patient in (1, 2, 722):  # the others have two elbows of their own
+        shutil.copy(source / f"elbowLPOST/{patient}.jpg", source / f"elbowRPOST/{patient}.jpg")
+    for one, other in KNOWN_DUPLICATES:
+        shutil.copy(source / f"headANT/{one}.jpg", source / f"headANT/{other}.jpg")
     summary = prepare(source, tmp_path / "left", **SETTINGS)
-    assert (summary["images"], summary["patients"]) == (6, 6)
-    (elbows,) = [number for reason, number in summary["excluded"].items() if "2,917" in reason]
-    assert elbows == 12
-    splits = {record["patient"]: 1 for record in read(tmp_path / "left")}
-    assert 722 not in splits
-    assert sum(summary["noted"].values()) == 1  # 828 and 2244 are one person
+    assert (summary["images"], summary["patients"]) == (36 - 3 - 4, 11)
+    assert summary["excluded"] == {
+        "looks like another kind of study": 3,
+        "the same image in two folders, so one of the labels is of another one": 4,
+    }
+    assert {record["patient"] for record in read(tmp_path / "left")} == {1, 2, 3, *pairs}
+    assert summary["noted"] == {"one person under several ids": 4}
     kept = prepare(source, tmp_path / "kept", **SETTINGS, keep_known_defects=True)
-    assert (kept["images"], kept["excluded"]) == (21, {})
+    assert (kept["images"], kept["excluded"]) == (36, {})
+
+
+def test_blank_images_join_nobody(tmp_path: Path):
+    source = write_regions(tmp_path / "source", patients=range(1, 9))
+    blank = cv2.imencode(".jpg", np.zeros((40, 30), np.uint8))[1].tobytes()
+    for patient in range(1, 7):
+        (source / "chestRANT" / f"{patient}.jpg").write_bytes(blank)
+    assert prepare(source, tmp_path, **SETTINGS)["noted"] == {}
 
 
 def test_a_pixel_that_wrapped_is_stored_with_its_value(tmp_path: Path):

@@ -1,5 +1,9 @@
 """Simulated patients in the files of BS-80K, with the truth beside them."""
 
+import signal
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -86,3 +90,22 @@ def test_nothing_half_written_stays_behind(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="disk full"):
         write_bs80k(tmp_path / "out", 2, seed=0, num_processes=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from bonescan_jax.phantom.files import write_folder\n"
+        "def die(folder, processes):\n"
+        "    folder.mkdir()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_folder(pathlib.Path(sys.argv[1]), 1, 1, die)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out")
+    (tmp_path / "out").mkdir()  # an empty folder may be there
+    write_bs80k(tmp_path / "out", 1, seed=0, num_processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "truth" / "1.npz").exists()

@@ -131,6 +131,21 @@ def test_a_full_disk_leaves_the_last_good_step(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
 
 
+def test_writes_that_end_after_a_failed_save_print_no_stacks():
+    """Orbax closes its loop when the first one fails, and the others then have nobody to tell."""
+    code = """
+import bonescan_jax.runs.checkpoint
+class Late:
+    def __init__(self, text): self.text = text
+    def __del__(self): raise RuntimeError(self.text)
+Late("Event loop is closed")
+Late("something else")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "Event loop" not in done.stderr
+    assert "something else" in done.stderr
+
+
 def test_restoring_runs_no_code_from_the_files(tmp_path: Path):
     """No pickle is read: whoever hands over a checkpoint does not get to run anything."""
     save_steps(tmp_path, (1,)).close()

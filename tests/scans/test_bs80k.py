@@ -200,9 +200,16 @@ BROKEN_FILES = {
         one_box(300, 0, 310, 9),
         "xmin 300",
         "box without a pixel of the image",
-        ALL,
+        WITHOUT_3,
     ),
-    "empty box": (XML, one_box(9, 0, 9, 9), "xmin 9", "box without a pixel of the image", ALL),
+    "empty box": (
+        XML,
+        one_box(9, 0, 9, 9),
+        "xmin 9",
+        "box without a pixel of the image",
+        WITHOUT_3,
+    ),
+    "no box": (XML, voc(()), "calls 3.jpg abnormal", "abnormal without a box", WITHOUT_3),
     "reversed box": (
         XML,
         one_box(9, 0, 3, 9),
@@ -312,9 +319,10 @@ def test_each_broken_file_is_named_counted_and_repaired_or_skipped(layout, case)
     ],
 )
 def test_a_box_is_repaired_to_what_it_covers(layout, sides, repaired):
-    (layout / XML).write_text(one_box(*sides))
+    other = (100, 100, 110, 110, ABNORMAL)
+    (layout / XML).write_text(voc(((*sides, ABNORMAL), other)))
     _, posterior = open_bs80k(layout).read_patient(3)
-    assert posterior.boxes == tuple(Box(*box, ABNORMAL) for box in repaired)
+    assert posterior.boxes == (*(Box(*box, ABNORMAL) for box in repaired), Box(*other))
 
 
 def test_an_abnormal_view_that_lost_its_annotation_is_not_called_free_of_hot_spots(layout):

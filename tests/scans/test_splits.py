@@ -8,7 +8,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans.bs80k import KNOWN_DUPLICATES
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
 
-DUPLICATES = [group.patients for group in KNOWN_DUPLICATES]
+DUPLICATES = KNOWN_DUPLICATES
 
 
 def test_golden_value():
@@ -97,6 +97,15 @@ def test_validation_in_a_fold_has_its_share():
     folded = folds(range(1, 3248), k=5, seed=3, duplicates=DUPLICATES)
     splits = fold_splits(folded, 2, 3, 0.1, duplicates=DUPLICATES)
     assert [len(splits[split]) for split in SPLITS] == [2272, 325, 650]
+
+
+def test_every_fold_is_validated_on_other_patients():
+    folded = folds(range(100), k=5, seed=0)
+    chosen = [set(fold_splits(folded, fold, 0, 0.1)["validation"]) for fold in range(5)]
+    assert [len(patients) for patients in chosen] == [10] * 5
+    assert len(set.union(*chosen)) == 50
+    few = [set(fold_splits(folded, fold, 0, 0.3)["validation"]) for fold in range(5)]
+    assert [len(patients) for patients in few] == [30] * 5  # more than one fold has
 
 
 def test_folds_of_too_few_patients_are_refused():

@@ -25,6 +25,7 @@ class _CropDataset(torch.utils.data.Dataset):
         pair = self.pairs[index]
         image = cv2.imread(str(pair.image), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)
+        assert image is not None and mask is not None, pair
         top = np.random.randint(image.shape[0] - self.height + 1)
         left = np.random.randint(image.shape[1] - self.width + 1)
         window = np.s_[top : top + self.height, left : left + self.width]

@@ -1,4 +1,4 @@
-"""A data set appears in its place only when it is complete, whatever ends its writing."""
+"""A folder appears in its place only when it is complete, whatever ends its writing."""
 
 import contextlib
 import fcntl
@@ -13,22 +13,32 @@ _LOCK = "lock"
 
 @contextlib.contextmanager
 def complete_folder(path: Path) -> Iterator[Path]:
-    """Gives a hidden folder in which <name of path> is written; in the end that becomes `path`.
-
-    Left by an error, the hidden folder is removed. What a process left that was killed is removed
-    by the next one that writes a folder of this name.
+    """Gives a `hidden_folder` in which <name of path> is written; in the end that becomes `path`.
 
     Raises:
-        OSError: the place cannot be written to, or `path` is there by now.
+        OSError: the place cannot be written to, or `path` is there by now and not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with hidden_folder(path) as folder:
+        yield folder
+        (folder / path.name).rename(path)
+
+
+@contextlib.contextmanager
+def hidden_folder(path: Path) -> Iterator[Path]:
+    """Gives a hidden folder beside `path`, which is removed in the end.
+
+    What a process left that was killed is removed by the next one that asks for this path.
+
+    Raises:
+        OSError: the place cannot be written to.
+    """
     _remove_leftovers(path)
     with (
         tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
         _locked(Path(folder)),
     ):
         yield Path(folder)
-        (Path(folder) / path.name).rename(path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bonescan_jax.datasets.writing import complete_folder
+from bonescan_jax.scans.writing import complete_folder
 
 
 def test_it_appears_when_it_is_complete(tmp_path: Path):
