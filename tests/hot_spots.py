@@ -31,3 +31,12 @@ def through_jpeg(grey: np.ndarray) -> np.ndarray:
     """Store uint8 as a JPEG file of quality 100 and read it again."""
     _, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
     return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+
+
+def sprinkled_jpeg() -> bytes:
+    """A whole-body view with bright pixels here and there, which no blurred hot spot has."""
+    rng = np.random.default_rng(0)
+    grey = rng.poisson(20, (1024, 256)).astype(np.uint8)
+    grey[400:440, 100:140][rng.random((40, 40)) < 0.3] = 230
+    grey[400:440, 100:140][rng.random((40, 40)) < 0.05] = 255
+    return cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()

@@ -10,6 +10,7 @@ import pytest
 from bonescan_jax.cli.main import main
 from bonescan_jax.phantom.patient import simulate_patient
 from bonescan_jax.scans import HEIGHT, WIDTH
+from tests.hot_spots import sprinkled_jpeg
 from tests.layout import BOXES, voc, write_layout
 from tests.scans.test_dicom import PIXELS, nm_dataset, one_view, save, two_views
 from tests.scans.test_files import with_full_bladder
@@ -75,6 +76,18 @@ def test_declared_counts_that_differ_are_noted(tmp_path, capsys):
     assert (code, result["noted"]) == (0, 1)
     assert result["note"].startswith("Counts Accumulated is 7, the pixels sum to ")
     assert "Counts Accumulated is 7" in " ".join(table.split())
+
+
+def test_notes_of_every_kind_of_file_are_in_the_table(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(sprinkled_jpeg())
+    dataset = two_views(("anterior", "posterior"))
+    dataset.PixelSpacing = [2.8, 2.8]
+    save(dataset, tmp_path / "b.dcm")
+    code, result, table = call(capsys, tmp_path)
+    assert (code, result["noted"]) == (0, 3)
+    words = " ".join(table.split())
+    assert "unwrapped hot spots are" in words
+    assert words.count("Pixel Spacing is") == 2
 
 
 def test_views_in_two_files_are_a_pair(tmp_path, capsys):

@@ -21,8 +21,9 @@ from bonescan_jax.scans.files import read_view_headers
 from bonescan_jax.scans.listing import list_image_files
 from bonescan_jax.scans.pairing import pair_headers
 from bonescan_jax.train import train
+from tests.hot_spots import sprinkled_jpeg
 from tests.layout import write_layout, zip_layout
-from tests.scans.test_dicom import SNOMED_CT, detector, nm_dataset, save
+from tests.scans.test_dicom import PIXELS, SNOMED_CT, detector, nm_dataset, save
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,15 @@ def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
         assert 0 < box["score"] <= 1
         inside = mask[box["ymin"] : box["ymax"], box["xmin"] : box["xmax"]]
         assert {"abnormal": 1, "normal": 2}[box["label"]] in inside
+
+
+def test_notes_are_beside_the_findings(workdir: Path, tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(sprinkled_jpeg())
+    save(nm_dataset(PIXELS["anterior"][None]), tmp_path / "b.dcm")
+    for name, phrase in (("a.jpg", "times as rough as noise"), ("b.dcm", "which view this is")):
+        predict(workdir, tmp_path / name, tmp_path / "out", "mean", 0)
+        (note,) = json.loads((tmp_path / "out" / name[0]).with_suffix(".json").read_text())["notes"]
+        assert phrase in note
 
 
 def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):

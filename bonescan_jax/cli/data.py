@@ -1,6 +1,7 @@
-"""Verbs that make and look at data: phantom, prepare, inspect."""
+"""Verbs that make and look at data: phantom, prepare, inspect, deidentify."""
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,24 @@ def _run_inspect(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     return finish(*inspect_files([Path(name) for name in rest]))
 
 
+# ---- deidentify ----------------------------------------------------------------------------------
+
+
+def _run_deidentify(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.runs.progress import Progress
+    from bonescan_jax.scans.deidentify import deidentify_files
+
+    if len(rest) != 2:
+        raise InputError(f"found {len(rest)} paths, expected IN and OUT; see --help")
+    with Progress("de-identify") as progress:
+        source, out = map(Path, rest)
+        result, problems = deidentify_files(source, out, progress.advance_to)
+    if problems:
+        print(json.dumps(result), flush=True)  # the others have been written
+        raise InputError("\n".join(problems))
+    return result
+
+
 VERBS = {
     "phantom": Verb(
         "phantom --out=DIR --patients=N --seed=S [--layout=bs80k|dicom]",
@@ -188,5 +207,18 @@ VERBS = {
         "them; a file that cannot be read is a row with the reason, and the exit code is 2.",
         lambda values: None,  # no flags
         _run_inspect,
+    ),
+    "deidentify": Verb(
+        "deidentify IN OUT",
+        "Writes NM DICOM without what tells of a person or place: IN is a file or a folder.\n\n"
+        "OUT must not exist. It keeps counts, views and geometry, and nothing that is not on a\n"
+        "short list (PS3.15, Annex E): no names, dates, free text or private elements. UIDs are\n"
+        "new; those that were equal in one call stay equal. Of a folder OUT gets 1.dcm, 2.dcm …,\n"
+        "as file names often hold a person's. Pixels stay: Secondary Capture is refused unless\n"
+        "Burned In Annotation is NO, and any file where it is YES. A refused file is a sentence\n"
+        "with the reason, the others are written, and the exit code is 2. Look at the result\n"
+        "before it leaves the house.",
+        lambda values: None,  # no flags
+        _run_deidentify,
     ),
 }

@@ -24,6 +24,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, VIEWS, WIDTH, Box, Scan
 from bonescan_jax.scans.annotations import parse_boxes, parse_labels
 from bonescan_jax.scans.duplicates import image_digest, same_person
+from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
     IGNORED,
@@ -325,7 +326,10 @@ def _check_image(data: bytes) -> tuple[str | None, list[Defect]]:
                 f"size is {header.width}x{header.height}, expected {WIDTH}x{HEIGHT} "
                 "(width x height)"
             )
-        return image_digest(decode_jpeg(data)), []
+        digest = image_digest(decode_jpeg(data))
+        reason = "image that a viewer turns"
+        check_as_stored(data)
+        return digest, []
     except ValueError as error:
         return None, [Defect(SKIPPED, reason, str(error))]
 

@@ -9,9 +9,11 @@ is ever copied.
 
 import hashlib
 import hmac
+import io
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,16 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from bonescan_jax.scans.dicom import check_whole_body, frame_vectors, frame_views
+from bonescan_jax.errors import InputError
+from bonescan_jax.scans.dicom import (
+    check_whole_body,
+    frame_vectors,
+    frame_views,
+    read_header,
+)
 from bonescan_jax.scans.dicom_pixels import DicomError, decode_pixels
+from bonescan_jax.scans.findings import printable
+from bonescan_jax.scans.listing import ImageFile, list_image_files
 
 METHOD = "PS3.15 Annex E Basic Profile, as an allow-list"
 _SOP_CLASSES = (
@@ -99,6 +109,72 @@ _EMPTY_SEQUENCES = (
 )
 _VIEW_CODES = {"anterior": "399321004", "posterior": "399001007"}  # CID 26, SNOMED CT
 _RUN_KEY = secrets.token_bytes(32)
+# What `deidentify` looks at beside what it keeps.
+_READ = (
+    *("SOPClassUID", "BurnedInAnnotation", "ImageID", "SeriesDescription"),
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+
+
+def deidentify_files(
+    source: Path, out: Path, on_file: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """De-identifies a file, or the DICOM files below a folder; UIDs that were equal stay equal.
+
+    Args:
+        source: a DICOM file, or a folder.
+        out: the file to write, or the folder where `source` is one; there must be none yet. The
+            files in it are numbered in the order of the source, as names often hold a person's.
+        on_file: called after each file with the number done and of all.
+
+    Returns:
+        `out`, how many `files` there are, how many were `written` and `refused`; and a sentence for
+        each refused file.
+
+    Raises:
+        InputError: there is nothing to read, or `out` exists.
+        OSError: `out` cannot be written.
+    """
+    files = list_image_files(source).files
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{printable(str(out))}: exists, expected a path where nothing is yet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for done, file in enumerate(files, 1):
+        try:
+            encoded = _deidentify_file(file)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            if source.is_dir():
+                out.mkdir(exist_ok=True)
+            place = out / f"{done}.dcm" if source.is_dir() else out
+            with place.open("xb") as written:
+                written.write(encoded)
+        if on_file:
+            on_file(done, len(files))
+    result = {
+        "out": str(out),
+        "files": len(files),
+        "written": len(files) - len(problems),
+        "refused": len(problems),
+    }
+    return result, problems
+
+
+def _deidentify_file(file: ImageFile) -> bytes:
+    data = file.read()
+    try:
+        encoded = io.BytesIO()
+        dataset = read_header(data, (*_KEPT, *_UIDS, *_READ))
+        deidentify(dataset).save_as(encoded, enforce_file_format=True)
+        return encoded.getvalue()
+    except DicomError as error:
+        raise InputError(f"{printable(str(file.path))}: {error}.") from error
+    except Exception as error:  # whatever pydicom raises may quote the file
+        raise InputError(
+            f"{printable(str(file.path))}: has a damaged header, expected readable DICOM."
+        ) from error
 
 
 def deidentify(dataset: Dataset, key: bytes = _RUN_KEY) -> Dataset:

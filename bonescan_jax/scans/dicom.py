@@ -40,13 +40,12 @@ _VIEW_CODES = {
     "399001007": "posterior",
     "G-5216": "posterior",
 }
-# "POST" is also Latin for "after" ("POST INJ", "3H POST"), so abbreviations count in Image ID only,
-# and not beside a time or a treatment.
-_ABBREVIATIONS = {"ANT": "ANTERIOR", "POST": "POSTERIOR"}
-_AFTER = re.compile(
-    r"\d *(H|HR|HRS|HOURS?|MIN)? POST\b"
-    r"|\bPOST *(\d|INJ|OP|SURG|THER|TREAT|CHEMO|RADIO|VOID|MICT|MDP)"
-)
+# "POST" is also Latin for "after" ("POST INJ", "3H POST", "POST MASTECTOMY"), so an abbreviation
+# counts only in Image ID, and only beside words that cannot give it that sense: a whole-body scan's
+# name, E for emission, the number of one of two detectors.
+_WHOLE_BODY = "(?:WB|WHOLE|BODY|WHOLEBODY|BONE|SCAN|VIEW|EMISSION|E)"
+_ABBREVIATED = re.compile(f"(?:{_WHOLE_BODY} )*(ANT|POST)(?: {_WHOLE_BODY})*(?: ?[12])?")
+_ABBREVIATIONS = {"ANT": "anterior", "POST": "posterior"}
 _NEITHER = re.compile(r"\b(OBL|OBLIQUE|LAT|LATERAL|LAO|RAO|LPO|RPO|AP|PA|(ANTERO|POSTERO)\w*)\b")
 # Values 3 and 4 of Image Type (PS3.3, C.8.4.9) of what is no whole-body emission image.
 _OTHER_IMAGES = {
@@ -133,7 +132,7 @@ def read_dicom(path: Path) -> list[DicomFrame]:
 def decode_dicom(data: bytes, path: Path) -> list[DicomFrame]:
     """`read_dicom` of a file's bytes; its path is for errors."""
     with _named_errors(path):
-        dataset = _read_header(data)
+        dataset = read_header(data, _KEYWORDS)
         check_whole_body(dataset)
         return _frames(dataset, _rescale(dataset, decode_pixels(dataset)))
 
@@ -145,7 +144,7 @@ def read_headers(data: bytes, path: Path) -> list[DicomFrame]:
         InputError: as `read_dicom`, as far as can be told without the pixels.
     """
     with _named_errors(path):
-        dataset = _read_header(data)
+        dataset = read_header(data, _KEYWORDS)
         check_whole_body(dataset)
         return _frames(dataset, np.broadcast_to(np.float32(0), check_pixels(dataset)))
 
@@ -207,8 +206,12 @@ def pair_views(frames: Iterable[DicomFrame]) -> tuple[list[ViewPair], list[Dicom
     return pairs, left
 
 
-def _read_header(data: bytes) -> pydicom.Dataset:
-    """Parses what a DicomFrame needs, in a file with or without preamble."""
+def read_header(data: bytes, keywords: Sequence[str]) -> pydicom.Dataset:
+    """Parses these elements of a file with or without preamble, and how its pixels are stored.
+
+    Raises:
+        DicomError: no DICOM, or a compression that is not read; and whatever pydicom raises.
+    """
     if not is_dicom(data):
         raise DicomError("is no DICOM file, expected one with the DICM prefix")
     if data[:2] == b"\x02\x00":
@@ -216,7 +219,7 @@ def _read_header(data: bytes) -> pydicom.Dataset:
     syntax = _transfer_syntax(data)
     if syntax is not None:
         check_transfer_syntax(syntax)  # before anything is inflated
-    tags = [Tag(keyword) for keyword in _KEYWORDS]
+    tags = [Tag(keyword) for keyword in keywords]
     dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=tags)
     if syntax is None:
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
@@ -405,12 +408,8 @@ def frame_views(dataset: pydicom.Dataset, detectors: Sequence[int]) -> list[str 
     sequence = dataset.get("DetectorInformationSequence") or []
     views = [_detector_view(sequence, number) for number in detectors]
     if views == [None]:
-        image_id = _words(dataset.get("ImageID"))
-        image_id = " ".join(_ABBREVIATIONS.get(word, word) for word in image_id.split())
-        after = _AFTER.search(_words(dataset.get("ImageID")))
-        return [
-            (None if after else _view_in(image_id)) or _view_in(dataset.get("SeriesDescription"))
-        ]
+        named = _view_in(dataset.get("ImageID")) or _view_in(dataset.get("SeriesDescription"))
+        return [_abbreviated_view(dataset.get("ImageID")) or named]
     return views
 
 
@@ -434,8 +433,14 @@ def _view_in(text: str | None) -> str | None:
     return {(True, False): "anterior", (False, True): "posterior"}.get((anterior, posterior))
 
 
+def _abbreviated_view(image_id: str | None) -> str | None:
+    """The view that an Image ID of a known form names by ANT or POST."""
+    form = _ABBREVIATED.fullmatch(_words(image_id))
+    return _ABBREVIATIONS[form[1]] if form else None
+
+
 def _words(text: str | None) -> str:
-    return re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper())
+    return re.sub(r"[^A-Z0-9]+", " ", str(text or "").upper()).strip()
 
 
 def _hash(*identifiers: str | None) -> str | None:

@@ -19,6 +19,7 @@ from bonescan_jax.scans.dicom import (
     read_bytes,
     read_headers,
 )
+from bonescan_jax.scans.exif import read_orientation, turn
 from bonescan_jax.scans.findings import printable
 from bonescan_jax.scans.jpeg import decode_jpeg, read_jpeg_header
 from bonescan_jax.scans.listing import ImageFile, image_stem
@@ -81,11 +82,12 @@ def decode_image(data: bytes, path: Path) -> list[FileView]:
     """`read_image_file` of a file's bytes; its path is for its name, its folder and errors."""
     try:
         if data.startswith(_PNG_SIGNATURE):
-            return [_grey_view(path, "png", decode_png(data))]
+            return [_grey_view(path, "png", decode_png(data), read_orientation(data))]
         if data.startswith(b"\xff\xd8"):
             header = read_jpeg_header(data)
-            _check_size(header.height, header.width)
-            return [_grey_view(path, "jpeg", decode_jpeg(data))]
+            orientation = read_orientation(data)
+            _check_size(header.height, header.width, orientation)
+            return [_grey_view(path, "jpeg", decode_jpeg(data), orientation)]
         if is_dicom(data):
             return list(_dicom_views(data, path))
     except ValueError as error:
@@ -129,10 +131,10 @@ def bs80k_folder(path: Path) -> tuple[str, str] | None:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """Decodes a grey PNG of a scan's size.
+    """Decodes a grey PNG that has a scan's size, once it is turned as its Exif header says.
 
     Returns:
-        (H, W) uint8 or uint16.
+        (H, W) uint8 or uint16, as stored.
 
     Raises:
         ValueError: what is wrong, to be written after the file's name.
@@ -143,7 +145,8 @@ def decode_png(data: bytes) -> np.ndarray:
         raise ValueError("is a PNG with colours, a palette or transparency, expected plain grey")
     if bits not in (b"\x08", b"\x10"):
         raise ValueError(f"has {int.from_bytes(bits, 'big')} bits per pixel, expected 8 or 16")
-    _check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    _check_size(height, width, read_orientation(data))
     _check_png_chunks(data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
@@ -166,25 +169,34 @@ def _check_png_chunks(data: bytes) -> None:
     raise ValueError("is truncated or damaged, expected a whole PNG")
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, orientation: int = 1) -> None:
     """Refuses what does not fit before it is decoded."""
+    if orientation >= 5:  # on its side
+        height, width = width, height
     if not (1 <= height <= HEIGHT and 1 <= width <= WIDTH):
         raise ValueError(
             f"size is {height}x{width}, expected {HEIGHT}x{WIDTH} (height x width) or less"
         )
 
 
-def _grey_view(path: Path, kind: str, grey: np.ndarray) -> FileView:
+def _grey_view(path: Path, kind: str, grey: np.ndarray, orientation: int) -> FileView:
     """The view of an image; 8-bit grey values have wrapped as BS-80K's, 16-bit ones have not."""
     _check_air(grey)
+    grey = turn(grey, orientation)
+    notes: tuple[str, ...] = ()
+    if orientation != 1:
+        notes = (
+            f"the image was turned as its Exif orientation, {orientation}, says; masks and boxes "
+            "are those of the turned image",
+        )
     _, view = bs80k_folder(path) or (None, None)
     name = _view_name(path, view)
     if grey.dtype != np.uint8:
-        return FileView(name, view, *_centre(grey), kind, gain=1.0, overflowed=0, frame=None)
+        return FileView(name, view, *_centre(grey), kind, 1.0, 0, None, notes)
     scan = unwrap_grey(grey)
     overflowed = int(np.count_nonzero(scan.turns))
-    centred, notes = _centre(scan.values), unwrapping_doubts(scan)
-    return FileView(name, view, *centred, kind, scan.gain, overflowed, None, notes)
+    notes += unwrapping_doubts(scan)
+    return FileView(name, view, *_centre(scan.values), kind, scan.gain, overflowed, None, notes)
 
 
 def _check_air(pixels: np.ndarray) -> None:

@@ -29,6 +29,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.annotations import parse_labels
 from bonescan_jax.scans.duplicates import image_digest, same_person
+from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
     DEFECTS,
     IGNORED,
@@ -261,6 +262,7 @@ def _decodable(
             return "", "", str(error)
         digest = hashlib.sha256(data).hexdigest()
         try:
+            check_as_stored(data)
             grey = decode_jpeg(data)
         except ValueError as error:
             return digest, "", str(error)

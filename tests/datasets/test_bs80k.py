@@ -14,11 +14,13 @@ import pytest
 
 from bonescan_jax.datasets import phantom
 from bonescan_jax.datasets.bs80k import open_split, prepare
+from bonescan_jax.datasets.records import read_settings
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS, overflow
 from bonescan_jax.scans.bs80k import KNOWN_DUPLICATES, open_bs80k
 from bonescan_jax.scans.overflow import find_overflow
 from bonescan_jax.scans.splits import SPLITS
+from tests.hot_spots import sprinkled_jpeg
 from tests.layout import PATIENTS, voc, write_layout, zip_layout
 
 SETTINGS = {"name": "small-1", "split_seed": 0, "split_fractions": (0.6, 0.2, 0.2)}
@@ -117,6 +119,15 @@ def test_what_is_left_of_a_broken_source_is_whole(layout, tmp_path):
     records = [record for split in SPLITS for record in open_split(tmp_path, "small-1", split)]
     assert sorted({record["patient"] for record in records}) == [1, 2, 10, 11]
     assert [record["abnormal"] for record in records if record["patient"] == 10] == [1, 1]
+
+
+def test_doubts_about_overflow_are_findings(layout, tmp_path):
+    """They come up when records are written; the data set remembers them."""
+    (layout / "wholeBodyANT/3.jpg").write_bytes(sprinkled_jpeg())
+    for _ in range(2):
+        assert prepare(layout, tmp_path, **SETTINGS)["noted"] == {"overflow in doubt": 1}
+    ((outcome, _, sentence),) = read_settings(tmp_path / "small-1")["findings"]
+    assert (outcome, sentence.split(":")[0]) == ("noted", "patient 3, anterior")
 
 
 def write_copies(source, pairs):

@@ -15,6 +15,7 @@ from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH, Box
 from bonescan_jax.scans.annotations import parse_boxes
 from bonescan_jax.scans.bs80k import open_bs80k
 from bonescan_jax.scans.findings import count_findings
+from tests.exif import with_orientation
 from tests.layout import BOXES, PATIENTS, jpeg, voc, write_layout, zip_layout
 
 ENTITY_BOMB = (
@@ -138,6 +139,13 @@ BROKEN_FILES = {
         WITHOUT_3,
     ),
     "many scans": (ANT, with_scans(good_jpeg(), 1000), "has 1001 scans", DECODE, WITHOUT_3),
+    "turned by viewers": (
+        ANT,
+        with_orientation(good_jpeg(), 3),
+        "Exif orientation is 3, expected 1",
+        "image that a viewer turns",
+        WITHOUT_3,
+    ),
     "no number": (
         "wholeBodyANT/three.jpg",
         good_jpeg(),

@@ -235,6 +235,16 @@ def test_the_energy_window_is_told(tmp_path):
         ("LAO ANTERIOR", None, None),
         ("ANT/POST", None, None),
         (None, None, None),
+        ("POST", None, "posterior"),
+        ("Bone Scan WB_POST_E", None, "posterior"),
+        ("ANT1", None, "anterior"),
+        ("Whole Body POST 2", None, "posterior"),
+        ("POST MASTECTOMY", None, None),
+        ("WB POST FRACTURE", None, None),
+        ("POST 3H", None, None),
+        ("WB 3 POST", None, None),
+        ("POST PROSTATECTOMY", "anterior", "anterior"),
+        ("POST INJ POSTERIOR", None, "posterior"),
     ],
 )
 def test_text_tells_the_view_of_a_single_frame(tmp_path, image_id, series, view):

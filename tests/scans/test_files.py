@@ -11,6 +11,7 @@ from bonescan_jax.phantom.patient import PhantomView, simulate_patient, to_grey
 from bonescan_jax.scans import HEIGHT, WIDTH
 from bonescan_jax.scans.files import read_image_file
 from bonescan_jax.scans.listing import list_image_files
+from tests.exif import with_orientation
 from tests.layout import jpeg
 from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
 
@@ -165,3 +166,20 @@ def test_black_on_white_is_refused_in_every_kind_of_file(tmp_path, phantom):
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match="is black on white"):
             read_image_file(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_an_image_is_turned_as_its_exif_header_says_and_noted(tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    upright = IMAGE.astype(np.uint8)
+    upright[:300] += 50
+    for orientation, stored in ((3, upright[::-1, ::-1]), (6, np.rot90(upright))):
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 100] if suffix == ".jpg" else []
+        data = cv2.imencode(suffix, np.ascontiguousarray(stored), quality)[1].tobytes()
+        path.write_bytes(with_orientation(data, orientation))
+        (view,) = read_image_file(path)
+        assert np.abs(view.pixels - upright).max() <= 4  # JPEG's
+        assert f"Exif orientation, {orientation}, says" in view.notes[0]
+    path.write_bytes(with_orientation(cv2.imencode(suffix, upright)[1].tobytes(), 6))
+    with pytest.raises(InputError, match="size is 256x1024, expected 1024x256"):
+        read_image_file(path)

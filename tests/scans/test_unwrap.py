@@ -7,8 +7,9 @@ import pytest
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.patient import simulate_patient, to_grey
 from bonescan_jax.scans.counts import bone_reference, estimate_gain
+from bonescan_jax.scans.jpeg import decode_jpeg
 from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
-from tests.hot_spots import hot_body, stretch, through_jpeg, wrap_after_gain
+from tests.hot_spots import hot_body, sprinkled_jpeg, stretch, through_jpeg, wrap_after_gain
 
 
 @pytest.mark.parametrize("gain", [1.0, 1.8, 3.2])
@@ -121,3 +122,12 @@ def test_pixels_left_alone_are_told():
     scan = unwrap_grey(grey)
     assert scan.left_alone > 3072
     assert "left as they are" in unwrapping_doubts(scan)[0]
+
+
+def test_rough_hot_spots_are_told_and_others_not():
+    rough = unwrap_grey(decode_jpeg(sprinkled_jpeg()))
+    assert rough.turns.any() and not rough.left_alone
+    (doubt,) = unwrapping_doubts(rough)
+    assert "times as rough as noise makes them, expected at most 6" in doubt
+    smooth = unwrap_grey(through_jpeg(to_grey(hot_body(600, 5), 2.0)))
+    assert smooth.turns.any() and not unwrapping_doubts(smooth)
