@@ -68,8 +68,8 @@ def peer_batches(
     """Endless batches of random crops as a peer loads them.
 
     Args:
-        peer: one of `LOADERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without affine,
-            flip, noise and contrast.
+        peer: one of `LOADERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without
+            affine, flip, noise and contrast.
         pairs: the files.
         height: of a crop, in pixels.
         width: of a crop, in pixels.
