@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -29,12 +28,12 @@ class Child:
         self.pipe, theirs = Pipe()
         # Else JAX takes most of a GPU's memory at the start, whatever the work needs.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        start = (
-            "import sys; from bonescan_jax.benchmark.child import serve; serve(int(sys.argv[1]))"
-        )
-        command = [python, "-c", start, str(theirs.fileno())]
+        start = f"from bonescan_jax.benchmark.child import serve; serve({theirs.fileno()})"
         self.process = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], stdout=sys.stderr.fileno()
+            [python, "-c", start],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdout=2,  # standard output is for the line of JSON
         )
         theirs.close()
         self.pipe.send((function, arguments))

@@ -70,7 +70,7 @@ def write_report(workdir: Path) -> dict[str, object]:
             _run_section(config, records),
             _scores_section([path for path in _evaluations(workdir) if path.is_file()]),
             _curves_section(records, num_torn),
-            _pictures_section(sorted((workdir / "predictions").glob("*.json"))),
+            _pictures_section(sorted((workdir / "predictions").rglob("*.json"))),
             f"<h2>All settings</h2><details><summary>config.json</summary>"
             f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
         )

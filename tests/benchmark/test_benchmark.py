@@ -1,12 +1,18 @@
 """The benchmarks: every figure is there and means what it says, and refusals are sentences."""
 
+import os
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
 import jax
 import ml_collections
 import pytest
 from flax import nnx
 
-from bonescan_jax.benchmark import benchmark, loop
-from bonescan_jax.errors import InputError
+from bonescan_jax.benchmark import benchmark, child, inference, loop, step
+from bonescan_jax.benchmark.measure import Team, Work, take_turns
+from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.models.unetpp import UNetPlusPlus
 
 
@@ -68,9 +74,94 @@ def test_a_peer_that_does_nothing_alike(small_config: ml_collections.ConfigDict)
         benchmark(small_config, "loop", "torch", 1, 0.1)
 
 
+def test_peers_that_are_not_installed(
+    small_config: ml_collections.ConfigDict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(child, "PEERS_PYTHON", tmp_path / "python")
+    with pytest.raises(InputError, match=r"bash launch/setup\.sh peers"):
+        benchmark(small_config, "step", "torch", 1, 0.1)
+
+
+def work(log: str, name: str, device: str) -> Work:
+    """Writes down when it starts and is measured."""
+
+    def measure() -> None:
+        with Path(log).open("a") as file:
+            file.write(f"{name} ")
+
+    measure()
+    facts = {"python": sys.executable, "preallocate": os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]}
+    return Work({"piece": measure}, facts, device)
+
+
+@pytest.mark.parametrize(("device", "order"), [("cpu", "abaabbaabb"), ("gpu", "aaaaabbbbb")])
+def test_teams_take_turns_but_never_share_an_accelerator(tmp_path: Path, device: str, order: str):
+    """Two rounds of two calls: one that warms up, one that is timed."""
+    teams = [Team(name, work, (str(tmp_path / "log"), name, device)) for name in "ab"]
+    timings, facts = take_turns(teams, 2, 0, "nothing")
+    assert (tmp_path / "log").read_text().replace(" ", "") == order
+    assert timings["b", "piece"].seconds.shape == (2,)
+    assert facts["a"]["preallocate"] == "false"
+
+
+def test_a_team_names_its_interpreter(tmp_path: Path):
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/bash\nOTHER=yes exec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    team = Team("a", other_work, (), str(other))
+    assert take_turns([team], 1, 0, "nothing")[1]["a"] == {"other": "yes"}
+
+
+def other_work() -> Work:
+    return Work({"piece": int}, {"other": os.environ.get("OTHER")})
+
+
+def test_teams_on_other_devices_are_not_compared(tmp_path: Path):
+    teams = [Team(name, work, (str(tmp_path / "log"), name, name)) for name in ("cpu", "gpu")]
+    with pytest.raises(InputError, match="'gpu' runs on a gpu and 'cpu' on a cpu"):
+        take_turns(teams, 1, 0, "nothing")
+
+
+def test_a_process_that_dies_is_named():
+    with pytest.raises(RunError, match="'a' ended with exit code 7"):
+        take_turns([Team("a", os._exit, (7,))], 1, 0, "nothing")
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", 1), ("gpu", step.QUEUED)])
+def test_flops_of_the_matrix_products(
+    small_config: ml_collections.ConfigDict,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    count: int,
+):
+    """What is timed is what is counted: of each size, as many products as are queued."""
+    queued: list[tuple[int, int]] = []
+    monkeypatch.setattr(step.jax, "default_backend", lambda: device)
+    monkeypatch.setitem(step.MATMUL_SIZES, device, (16,))
+    monkeypatch.setattr(step, "_matmul", lambda size, dtype, count: queued.append((size, count)))
+    work = step.our_work(small_config.to_json(), "bfloat16")
+    assert queued == [(16, count)]
+    assert work.facts["flops"]["matmul 16"] == 2 * 16**3 * count
+    assert work.device == device
+
+
+def test_inference_copies_one_predictor_to_the_host():
+    probabilities = jax.numpy.arange(24.0).reshape(4, 1, 1, 2, 1, 3)
+    copied = inference.to_host(probabilities)
+    assert copied.tolist() == probabilities[-1].tolist()
+    assert copied.nbytes == probabilities.nbytes / 4
+
+
+@pytest.mark.skipif(not child.PEERS_PYTHON.exists(), reason="needs `launch/setup.sh peers`")
 def test_the_plain_torch_net_has_our_weights():
-    training = pytest.importorskip("bonescan_jax.benchmark.peers.step", exc_type=ImportError)
-    theirs = training.PlainUNetPlusPlus(1, 3, (4, 8, 8))
+    with child.Child("torch", child.peers_python(), send_torch_sizes, ()) as process:
+        theirs = process.receive()
     ours = nnx.state(UNetPlusPlus(1, 3, (4, 8, 8), 2, rngs=nnx.Rngs(0)), nnx.Param)
-    shapes = sorted(leaf.size for leaf in jax.tree.leaves(ours))
-    assert sorted(weight.numel() for weight in theirs.parameters()) == shapes
+    assert theirs == sorted(leaf.size for leaf in jax.tree.leaves(ours))
+
+
+def send_torch_sizes(pipe: Connection) -> None:
+    from bonescan_jax.benchmark.peers.step import PlainUNetPlusPlus  # noqa: PLC0415
+
+    weights = PlainUNetPlusPlus(1, 3, (4, 8, 8)).parameters()
+    pipe.send(sorted(weight.numel() for weight in weights))

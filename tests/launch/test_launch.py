@@ -1,9 +1,11 @@
 """Launch files: valid, requeued exactly when they should be, and in agreement with themselves."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,56 @@ def test_setup_takes_the_newest_python_that_runs(tmp_path: Path):
     subprocess.run(["bash", setup], env=environment, check=True)
     chosen = (tmp_path / "chosen").read_text()
     assert chosen == f"{tmp_path}/versions/3.13.10/bin/python3.13\n"
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Lines of a file of constraints by package."""
+    lines = (LAUNCH.parent / name).read_text().splitlines()
+    assert all("==" in line for line in lines)  # no header, no address of a registry
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        found.setdefault(line.split("==")[0], set()).add(line.split(" ;")[0])
+    return found
+
+
+def test_every_package_is_pinned():
+    project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for extra, wanted in {"base": project["dependencies"], **extras}.items():
+        pinned = pins("constraints-peers.txt" if extra == "peers" else "constraints.txt")
+        names = {re.match(r"[\w-]+", each)[0].lower() for each in wanted}
+        assert names <= set(pinned), extra
+
+
+def test_peers_have_the_pins_of_the_rest_but_cuda_libraries_of_their_own():
+    """Those that PyTorch names exactly are others than JAX takes: no environment holds both."""
+    rest, peers = pins("constraints.txt"), pins("constraints-peers.txt")
+    assert not any(name.startswith(("jax-cuda", "libtpu")) for name in peers)
+    shared = {name for name in rest.keys() & peers.keys() if not name.startswith("nvidia-")}
+    assert {name: peers[name] for name in shared} == {name: rest[name] for name in shared}
+    assert peers["nvidia-cudnn-cu13"] != rest["nvidia-cudnn-cu13"]
+
+
+@pytest.mark.parametrize(
+    ("extras", "code", "made"),
+    [("peers", 0, ".venv-peers"), ("test", 0, ".venv"), ("cuda13,peers", 2, None)],
+)
+def test_peers_get_an_environment_of_their_own(
+    tmp_path: Path, extras: str, code: int, made: str | None
+):
+    python = 'if [ "$1" = -m ]; then mkdir -p $3/bin; cp "$0" $3/bin/python; echo "$@" >> said; fi'
+    environment = fake(tmp_path / "bin", mine=python)
+    for name in ("pyproject.toml", "constraints.txt", "constraints-peers.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "launch").mkdir()
+    setup = shutil.copy(LAUNCH / "setup.sh", tmp_path / "launch")
+    environment["PYTHON"] = str(tmp_path / "bin/mine")
+    ended = subprocess.run(["bash", setup, extras], env=environment, check=False)
+    assert ended.returncode == code
+    assert [path.name for path in tmp_path.glob(".venv*")] == ([made] if made else [])
+    if made:
+        pinned = "constraints-peers.txt" if extras == "peers" else "constraints.txt"
+        assert f"--constraint {pinned} --editable .[{extras}]" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.parametrize(
