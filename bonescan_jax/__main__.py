@@ -4,7 +4,7 @@ import sys
 
 from bonescan_jax.cluster.preemption import PREEMPTION
 
-# What saves and goes on; the other verbs are short, and end as any program does.
+# The verbs that save and continue; the others are short and end as any program does.
 CONTINUED = ("train", "crossvalidate")
 
 

@@ -56,7 +56,7 @@ def _data() -> ml_collections.ConfigDict:
     # alone, and the rest from all; 0 shows every scan once an epoch.
     data.abnormal_examples = 0.0
     data.num_workers = 0  # processes that decode; 0 decodes in threads of this one
-    data.num_threads = 4  # that read and decode, in each process
+    data.num_threads = 4  # that load and decode data, in each process
     data.prefetch_batches = 4  # decoded ahead of the step
     return data
 
@@ -81,7 +81,7 @@ def _model() -> ml_collections.ConfigDict:
     model.filters = (32, 64, 128, 256, 512)  # channels of each row
     model.levels = 4  # depth, L1 to L4 of the paper
     model.norm = "batch"  # none, batch, group or instance
-    model.dropout = 0.0  # share of the pooled features hidden in training (classify)
+    model.dropout = 0.0  # dropout rate of the pooled features in training (classify)
     model.deep_supervision = True  # a head and a loss on every X^{0,j} (unetpp)
     # Of the activations: bfloat16 or float32; weights are float32. Products of float32 are TF32 on
     # an H100 and bfloat16 on a TPU, by the default precision of XLA.
@@ -89,9 +89,9 @@ def _model() -> ml_collections.ConfigDict:
     # Rows of few channels computed on cells of several pixels (models/packed.py), with the same
     # weights and results: on, off, or auto, which is on where it pays, on a TPU.
     model.packed = "auto"
-    # What the backward pass computes again instead of keeping it from the forward pass: none, or
-    # activations: what normalisation and ReLU make of each convolution's output. Packed execution
-    # always does the latter.
+    # What the backward pass rematerialises instead of saving it in the forward pass: none, or
+    # activations: the normalised and rectified outputs of convolutions. Packed execution always
+    # does the latter.
     model.remat = "none"
     return model
 
@@ -124,10 +124,10 @@ def _train() -> ml_collections.ConfigDict:
     train.clip_gradient_norm = 1.0  # of all gradients together; 0 clips nothing
     train.ema_decay = 0.99  # of the averaged weights that are evaluated; 0 evaluates the last
     train.keep_checkpoints = 3  # the last ones; the best in validation is kept beside them
-    train.save_every_minutes = 0.0  # besides, so long after the last save; 0 saves by steps alone
-    # Where a loss or gradient is not finite: stop, or skip, which leaves out that step's update.
+    train.save_every_minutes = 0.0  # also save this long after the last save; 0 saves by steps only
+    # On a non-finite loss or gradient: stop, or skip that step's update.
     train.on_nonfinite = "stop"
-    # Without a step for so long, the stacks of all threads are printed; 0 never prints them.
+    # After so many minutes without a step, print the stacks of all threads; 0: never.
     train.stall_minutes = 10.0
     # On a GPU: only kernels that sum in a fixed order, so that a continued run ends with the
     # weights of one that nothing disturbed. Off leaves XLA more kernels to choose from.

@@ -2,7 +2,7 @@
 
 import errno
 
-# What a disk says that is full, write-protected or broken.
+# Errors of a disk that is full, write-protected or broken.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 
 # What it says of a path that cannot be: the user gave a name that is too long, or taken.
@@ -17,9 +17,9 @@ PATH_ERRORS = {
 
 
 class InputError(Exception):
-    """Something the user handed over cannot be used; exit code 2.
+    """Input that cannot be used; exit code 2.
 
-    The message is one sentence (or one a line, if there are several things to mend) that names
+    The message is one sentence (or one per line, if there are several things to fix) that names
     the file, the field, what was found and what was expected.
     """
 
@@ -32,7 +32,7 @@ class BusyError(Exception):
 
 
 class RunError(Exception):
-    """Something went wrong under way: a full disk, numbers that are none; exit code 1.
+    """Something failed during the run: a full disk, non-finite values; exit code 1.
 
     The message is one sentence that says what, where, and what is left of the run.
     """

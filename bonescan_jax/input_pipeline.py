@@ -89,10 +89,10 @@ def example_records(
 
 
 def stack_examples(examples: Iterable[Sequence[View]], count: int) -> dict[str, np.ndarray]:
-    """So many examples of V views to a batch; a second view is mirrored.
+    """Stacks `count` examples of V views into a batch; a second view is mirrored.
 
-    Every pixel is copied once, to where the batch wants it, and an example is let go before the
-    next is decoded: fresh memory is what costs here.
+    Every pixel is copied once, into the batch, and each example is freed before the next is
+    decoded: allocating memory is what costs time here.
 
     Returns:
         image (B, H, W, V) uint16, mask (B, H, W, V) uint8, gain and reference (B, V) float32.
@@ -204,7 +204,7 @@ def start_worker(*_: int) -> None:
 def _shuffled_indices(
     config: ml_collections.ConfigDict, examples: ExampleRecords | SingleRecords
 ) -> grain.MapDataset:
-    """Endless indices of examples, those of abnormal ones as often as asked."""
+    """Endless indices of examples, abnormal ones as often as the config asks."""
     share = config.data.abnormal_examples
     pools = {"abnormal": _abnormal(examples) if share else [], "every": range(len(examples))}
     shares = {"abnormal": share if pools["abnormal"] else 0.0}

@@ -1,4 +1,4 @@
-"""Tells what scans hold: kind, view, size, gain, overflow, counts and boxes, without a network."""
+"""Shows what scans hold: kind, view, size, gain, overflow, counts and boxes; no network."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,18 +27,18 @@ LOG_WIDTH = 160  # columns of the table where there is no terminal
 
 
 class ScanRow(NamedTuple):
-    """What is told about one scan."""
+    """The figures of one scan."""
 
     kind: str  # jpeg, png or dicom
     layout: str | None  # "BS-80K whole body", "BS-80K crop", or None: neither
     view: str | None  # one of VIEWS
     size: tuple[int, int]  # height, width in pixels
-    gain: float  # grey values a count
+    gain: float  # grey values per count
     overflowed_pixels: int  # that had wrapped
     counts: int  # sum of the pixels, divided by the gain
     boxes_abnormal: int | None  # None: nobody annotated it
     boxes_normal: int | None
-    note: str  # what is remarkable about it
+    note: str  # anything unusual about it
     frame: DicomFrame | None  # of DICOM; without its pixels
 
 
@@ -136,7 +136,7 @@ def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> Scan
 
 
 def _without_pixels(frame: DicomFrame | None) -> DicomFrame | None:
-    """The same shape in no memory: a folder may hold thousands."""
+    """The same frame with pixels that take no memory: a folder may hold thousands."""
     return frame and frame._replace(pixels=np.broadcast_to(np.float32(0), frame.pixels.shape))
 
 

@@ -1,4 +1,4 @@
-"""What a head is trained on: cross-entropy (focal) plus a soft overlap (Dice or Tversky)."""
+"""The loss of each head: (focal) cross-entropy plus a soft overlap (Dice or Tversky)."""
 
 import functools
 from collections.abc import Sequence

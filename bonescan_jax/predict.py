@@ -148,7 +148,7 @@ def _examples(
     pairs: Sequence[tuple[ViewHeader, ViewHeader]],
     num_views: int,
 ) -> list[dict[int, ViewHeader]]:
-    """What the network is to see at once, by place: 0 anterior or unknown, 1 posterior.
+    """The views of each example, by place: 0 anterior or unknown, 1 posterior.
 
     Args:
         headers: of all files.
@@ -263,7 +263,7 @@ class _Finder:
     def __call__(self, views: dict[int, np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By place (1024, 256) grey values or counts to classes and probabilities (…, 3)."""
         image = np.zeros((1, HEIGHT, WIDTH, self.num_views), np.float32)
-        reference = np.ones((1, self.num_views), np.float32)  # a view that is not there is black
+        reference = np.ones((1, self.num_views), np.float32)  # a missing view is black
         for place, pixels in views.items():
             image[0, ..., place] = mirror(pixels) if place else pixels
             reference[0, place] = bone_reference(pixels)

@@ -52,7 +52,7 @@ def train(
     Raises:
         InputError: config, data, workdir or executable cannot be used; nothing was changed.
         BusyError: another run holds the workdir.
-        RunError: the disk is full or read-only, or numbers are not finite.
+        RunError: the disk is full or read-only, or values are not finite.
         SystemExit: the process was told to stop, and all that was done is saved.
     """
     # ---- What to run, on what -------------------------------------------------------------------
@@ -106,7 +106,7 @@ def _train(
     save_timer = _Timer(config.train.save_every_minutes)
 
     def stop_if_told() -> None:
-        """Ends the run, if a process was told to stop. All that was done must be being saved."""
+        """Ends the run if a process was told to stop; all work must be being saved already."""
         if consensus(STOP if PREEMPTION.signal else GO_ON) == STOP:
             checkpoints.wait()
             PREEMPTION.leave()
@@ -131,7 +131,7 @@ def _train(
             saves = due or agreed != GO_ON
             if saves and step > saved:
                 with clock.paused(state), watchdog.paused():
-                    metrics.read()  # no numbers that are none are saved
+                    metrics.read()  # never save non-finite values
                     seconds = log.seconds()
                     checkpoints.save(step, state, _position(step, config, facts, seconds))
                     saved = step
@@ -171,7 +171,7 @@ def _train(
 
 
 class _Clock:
-    """Images (views) a second while steps run, without compilation, evaluation and saving."""
+    """Images (views) per second of training steps, without compilation, evaluation and saving."""
 
     def __init__(self, images: int) -> None:
         self.images, self.seconds = images, 0.0
@@ -190,7 +190,7 @@ class _Clock:
 
     @contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
-        """Does not count what is no step; waits for the steps under way."""
+        """Excludes everything but steps; waits for the steps in progress."""
         if self.since is None:
             yield
             return
@@ -209,7 +209,7 @@ class _Clock:
 
 
 class _Timer:
-    """Tells when some minutes are over; 0 minutes never are."""
+    """Tells when the given minutes are over; 0 minutes: never."""
 
     def __init__(self, minutes: float) -> None:
         self.seconds = 60 * minutes
@@ -272,7 +272,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 def _position(
     step: int, config: ml_collections.ConfigDict, facts: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Where the run stands beside its weights.
+    """The position of the run, apart from its weights.
 
     Nothing random has a state: orders, crops, augmentation and dropout are functions of the seed
     and the number of the step or sample. So the next global sample index is where the data stands,

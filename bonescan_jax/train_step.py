@@ -22,7 +22,7 @@ Batch = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step reads and replaces."""
+    """The state that a step reads and replaces."""
 
     step: jax.Array  # () int32, steps done
     params: Tree
@@ -82,7 +82,7 @@ def make_initial_state(
 def abstract_batch(
     config: ml_collections.ConfigDict, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and shardings of what the input pipeline puts on the mesh for each step."""
+    """Shapes and shardings of the batches of the input pipeline."""
     samples, views = config.train.batch_size, views_per_example(config)
     pixels = (samples, config.data.crop_height, config.data.crop_width, views)
     shapes = {
@@ -110,7 +110,7 @@ def make_train_step(
     """The jitted step: augment, forward, loss per head, backward, AdamW, moving average.
 
     The state given is donated: its memory becomes the new state's. Metrics are scalars on the
-    device, and beside them under "health" what `examine` says; reading them waits for the step.
+    device, with the result of `examine` under "health"; reading them waits for the step.
     Where a loss or a gradient is not finite, weights, moments and averages stay as they were.
     """
 
@@ -206,7 +206,7 @@ def batch_gradients(
 
 
 def examine(sample: jax.Array, losses: jax.Array, gradients: Tree, stats: Tree) -> dict[str, Any]:
-    """Whether all numbers of a step are finite; if they are not, where to look.
+    """Whether all values of a step are finite; if not, where they are not.
 
     Returns:
         "finite" (), "sample" (B,), "loss" (heads,), and "gradient" and "statistics": for each array
@@ -227,7 +227,7 @@ def _sums_of_squares(tree: Tree) -> jax.Array:
 
 
 def _only_count(state: TrainState) -> TrainState:
-    """The state after a step that changed nothing: its counts go on, and the schedule with them."""
+    """The state after a skipped update: only the counts, and with them the schedule, advance."""
     return jax.tree.map(
         lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf + 1, state
     )

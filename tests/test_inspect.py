@@ -129,7 +129,7 @@ def test_unreadable_files_are_rows_and_the_others_are_told(tmp_path, capsys):
     assert code == 2
     assert (result["scans"], result["unreadable"]) == (2, 3)
     words = " ".join(err.split())
-    for reason in ("truncated or damaged", "'Weird'", "scan[red].dcm", "is no image file"):
+    for reason in ("truncated or damaged", "'Weird'", "scan[red].dcm", "is not an image file"):
         assert reason in words
     assert err.splitlines()[-1] == "bonescan inspect: 3 of 5 files cannot be read, see the table"
     assert "Traceback" not in err

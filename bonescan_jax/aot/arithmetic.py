@@ -1,4 +1,4 @@
-"""What a training step takes by its formulas, whatever compiler and device make of them."""
+"""FLOPs and saved bytes of a training step by its formulas, independent of compiler and device."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Compiles the training step for a TPU slice that is not there, and says what XLA expects of it.
+"""Ahead-of-time compilation of the training step for a TPU slice, with XLA's estimates.
 
 All figures are XLA's own estimates, not measurements; docs/tpu.md says what they cover.
 """
@@ -43,7 +43,7 @@ class TooLarge(InputError):
 
 
 class Compiled(NamedTuple):
-    """The step, compiled for some examples a chip."""
+    """The step, compiled for a number of examples per chip."""
 
     lowered: jax.stages.Lowered
     executable: jax.stages.Compiled
@@ -77,13 +77,13 @@ def compile_for(
     find_largest_batch: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Compiles the training step of a config for a slice and prints what XLA expects of it.
+    """Compiles the training step of a config for a slice and prints XLA's estimates.
 
     Args:
         config: of the run.
         topology: chip and shape of the slice, such as "v5e:2x2".
         batch_per_chip: examples a step on each chip; 0 divides train.batch_size.
-        find_largest_batch: compile some more, to find the largest batch that fits.
+        find_largest_batch: compile several more times, to find the largest batch that fits.
         out: file for the executable, which `train` loads on the real slice.
 
     Returns:
@@ -139,13 +139,13 @@ def _share(config: ml_collections.ConfigDict, devices: Sequence[jax.Device]) -> 
 def compile_at(
     config: ml_collections.ConfigDict, devices: Sequence[jax.Device], batch_per_chip: int
 ) -> Compiled:
-    """The training step, compiled for so many examples on each of the devices.
+    """The training step, compiled for `batch_per_chip` examples on each device.
 
     Devices along `mesh.spatial` share theirs: each holds some rows of pixels of all of them.
 
     Raises:
         TooLarge: it does not fit.
-        InputError: the config cannot be used on so many devices.
+        InputError: the config cannot be used on this number of devices.
     """
     config = _with_batch(config, batch_per_chip * _data_axis(config, devices))
     mesh = make_mesh(config, devices)
@@ -208,7 +208,7 @@ def _num_examples(config: ml_collections.ConfigDict) -> int:
         return 1000
 
 
-# ---- What is to be expected ----------------------------------------------------------------------
+# ---- XLA's estimates -----------------------------------------------------------------------------
 
 
 def _figures(
@@ -233,10 +233,10 @@ def _figures(
         "over the interconnect": f"{cost.collective_bytes.total() / 1e6:.1f} MB a step",
     }
     tables = [
-        f"What XLA expects of one chip of {topology}; estimates, not measurements:\n",
+        f"XLA's estimates for one chip of {topology}, not measurements:\n",
         _table(("", ""), rows.items()),
         _cycles_table(cost.cycles, views),
-        _table(("XLA puts no figure on", "operations a step"), cost.unestimated.most_common()),
+        _table(("no estimate for", "operations per step"), cost.unestimated.most_common()),
     ]
     print("\n".join(tables), file=sys.stderr)
     return {

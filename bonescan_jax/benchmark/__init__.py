@@ -33,12 +33,8 @@ def benchmark(
     Args:
         config: of the run whose parts are measured; for input and loop its data must be prepared.
         what: one of `KINDS`.
-<<<<<<< HEAD
-        peer: "torch" also measures PyTorch and MONAI (`launch/setup.sh peers`); None ours alone.
-=======
         peer: "torch" measures PyTorch and MONAI (`launch/setup.sh peers`) beside ours, None
             ours alone.
->>>>>>> h-bench
         rounds: how often each contestant is measured.
         seconds: how long at least, each time.
 

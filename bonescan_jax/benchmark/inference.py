@@ -1,4 +1,4 @@
-"""Inference on whole scans at every depth of the net: what the levels L1 to L4 cost."""
+"""Inference on whole scans at every depth of the network: the cost of levels L1 to L4."""
 
 import functools
 from collections.abc import Callable

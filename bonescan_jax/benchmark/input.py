@@ -1,4 +1,4 @@
-"""How fast scans are read: from prepared records to batches, beside PyTorch and MONAI."""
+"""Speed of data loading: from prepared records to batches, compared with PyTorch and MONAI."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ from bonescan_jax.runs.progress import Progress
 
 
 class _Contestant(NamedTuple):
-    """A loader measured in a process of its own, on so many cores."""
+    """A data loader, measured in its own process on `cores` cores."""
 
     name: str
     batches: Callable[..., Iterator[Any]]
@@ -43,7 +43,7 @@ def benchmark_reading(
 ) -> dict[str, Any]:
     """Images a second from files to batches: decode, crop, stack; then with augmentation."""
     config.data.views = "each"
-    example_records(config, "train")  # refuses data that are not there before any process starts
+    example_records(config, "train")  # raises if the data are missing, before any process starts
     most_cores = cores()
     batch = config.train.batch_size
     with tempfile.TemporaryDirectory() as folder:

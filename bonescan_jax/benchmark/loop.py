@@ -1,4 +1,4 @@
-"""The whole training loop (data, logging, checkpoints) beside the bare step, on prepared data."""
+"""Speed of the whole training loop (data, logging, checkpoints) relative to the bare step."""
 
 import json
 import tempfile
@@ -33,7 +33,7 @@ def benchmark_loop(
     for `seconds` at least. Neither compiling nor validation count.
     """
     del peer
-    example_records(config, "train")  # refuses data that are not there before anything compiles
+    example_records(config, "train")  # raises if the data are missing, before anything compiles
     _shorten(config)
     bare, loop = [], []
     with tempfile.TemporaryDirectory() as folder, Progress("benchmark loop", rounds) as progress:

@@ -1,4 +1,4 @@
-"""Contestants in processes of their own that take turns, and tables of what they needed."""
+"""Measures several programs in turn, each in its own process, and prints tables."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def read_config(config_json: str) -> ml_collections.ConfigDict:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most: of the device's memory, on a CPU of the machine's."""
+    """Peak memory of this process in bytes: of the device, or of the machine on a CPU."""
     import jax  # a peer's process has no need of it
 
     stats = jax.local_devices()[0].memory_stats()

@@ -1,7 +1,7 @@
-"""The training step: seconds, share of the best matrix product, memory; beside PyTorch's.
+"""The training step: seconds, share of the best matrix product, memory; compared with PyTorch.
 
 All contestants do the same work on the same synthetic batch: forward, loss of every head, backward
-and AdamW, without augmentation. What augmentation adds is measured beside it.
+and AdamW, without augmentation. The cost of augmentation is measured separately.
 """
 
 import sys

@@ -35,7 +35,7 @@ def _define_phantom(values: flags.FlagValues) -> None:
         "Patients simulated at once.",
         1,
     )
-    text = "Writes no files: compares the patients with what was measured on real scans."
+    text = "Writes no files: compares the patients with figures measured on real scans."
     flags.DEFINE_bool("validate", False, text, flag_values=values)
 
 
@@ -94,7 +94,7 @@ def _define_prepare(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "keep_known_defects",
         False,
-        "Use the images of BS-80K too that are known to be wrong or of another kind of study.",
+        "Also use images of BS-80K known to be wrong or from another kind of study.",
         flag_values=values,
     )
 
@@ -182,11 +182,11 @@ def _run_deidentify(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]
 VERBS = {
     "phantom": Verb(
         "phantom --out=DIR --patients=N --seed=S [--layout=bs80k|dicom]",
-        "Simulates patients in the layout of BS-80K or as DICOM, with the truth beside them.\n\n"
+        "Simulates patients in the layout of BS-80K or as DICOM, with the ground truth.\n\n"
         "OUT gets wholeBodyANT/, wholeBodyPOST/ (JPEG), ant/, post/ (VOC XML) and label files, or\n"
         "PATIENT/1.dcm (and 2.dcm where the views lie in two files) in many encodings; and truth/\n"
         "(counts, masks, boxes, gains as .npz).\n\n"
-        "With --validate instead of --out it prints how near the patients come to real scans:\n"
+        "With --validate instead of --out it compares the patients with real scans:\n"
         "the table of docs/phantom.md.",
         _define_phantom,
         _run_phantom,
@@ -195,14 +195,14 @@ VERBS = {
         "prepare --config=FILE [--source=ZIP|DIR] [--data_dir=DIR]",
         "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
         "What is wrong is repaired or skipped, and a table says what and why; --strict refuses\n"
-        "it with a sentence each. The data set appears whole or not at all.\n"
+        "it with a sentence each. The data set is written atomically.\n"
         "Without --source, a config of the phantom simulates --patients and keeps no files.",
         _define_prepare,
         _run_prepare,
     ),
     "inspect": Verb(
         "inspect FILE|DIR …",
-        "Tells what scans hold: kind, view, size, gain, overflow, counts and boxes.\n\n"
+        "Shows what scans hold: kind, view, size, gain, overflow, counts and boxes.\n\n"
         "One row a scan on standard error. Gains of 8-bit images are estimated, and counts with\n"
         "them; a file that cannot be read is a row with the reason, and the exit code is 2.",
         lambda values: None,  # no flags

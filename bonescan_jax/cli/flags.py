@@ -22,7 +22,7 @@ def require(values: flags.FlagValues, *names: str) -> None:
 
 
 def refuse_positionals(rest: list[str]) -> None:
-    """Raises InputError if there is anything beside flags."""
+    """Raises InputError if there are positional arguments."""
     if rest:
         raise InputError(f"found {' '.join(rest)!r}, expected flags only; see --help")
 

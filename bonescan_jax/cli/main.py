@@ -105,7 +105,7 @@ def _raised_in(error: Exception, file: str) -> bool:
 
 
 def _keep_compiled() -> None:
-    """Lets JAX keep what it compiles, so that a run that is continued need not compile again.
+    """Turns on JAX's compilation cache, so that a continued run need not compile again.
 
     In the user's cache folder and not in the workdir: compiled code is run as it is, so it must
     not come along when somebody else's run is opened. JAX's own variable moves it, empty is off.
@@ -146,7 +146,7 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> tuple[flags.FlagValue
 
 
 def _overview() -> str:
-    lines = ["bonescan: whole-body bone scans in, a trained UNet++ and its findings out.", ""]
+    lines = ["bonescan: train a UNet++ on whole-body bone scans, and find hot spots with it.", ""]
     for verb in VERBS.values():
         lines += [f"  bonescan {verb.usage}", f"      {verb.help.splitlines()[0]}"]
     return "\n".join([*lines, "", "`bonescan VERB --help` tells more."])

@@ -1,4 +1,4 @@
-"""Verbs that say how fast the program is: benchmark, compile."""
+"""Verbs that measure or estimate speed: benchmark, compile."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def _define_benchmark(values: flags.FlagValues) -> None:
         "Measure PyTorch and MONAI beside it; needs `bash launch/setup.sh peers` once.",
         flag_values=values,
     )
-    integer_flag(values, "rounds", 5, "How often each is measured; the median counts.", 1)
-    integer_flag(values, "seconds", 4, "How long at least, each time.", 1)
+    integer_flag(values, "rounds", 5, "Number of measurements; the median is reported.", 1)
+    integer_flag(values, "seconds", 4, "Minimum duration of a measurement.", 1)
 
 
 def _run_benchmark(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _define_compile(values: flags.FlagValues) -> None:
     string_flag(values, "topology", None, "Chip and shape of the slice, such as v5e:2x2.")
     text = "Examples a step on each chip; 0 divides train.batch_size."
     integer_flag(values, "batch_per_chip", 0, text, 0)
-    text = "Compiles some more, to find the largest batch that fits."
+    text = "Also find the largest batch that fits, by compiling several more times."
     flags.DEFINE_bool("largest_batch", False, text, flag_values=values)
     text = "File for the compiled step, for `bonescan train --executable` on the real slice."
     string_flag(values, "out", None, text)
@@ -82,9 +82,9 @@ VERBS = {
     ),
     "compile": Verb(
         "compile --config=FILE --topology=v5e:2x2 [--largest_batch] [--out=FILE]",
-        "Compiles the training step for a TPU slice that is not there.\n\n"
-        "Says what XLA expects of it: memory, cycles by kind of operation and part of the step,\n"
-        "images a second, bytes between chips. Estimates, not measurements; docs/tpu.md says\n"
+        "Compiles the training step ahead of time for a TPU slice.\n\n"
+        "Reports XLA's estimates: memory, cycles by kind of operation and part of the step,\n"
+        "images per second, bytes between chips. Estimates, not measurements; docs/tpu.md says\n"
         "what they cover. Needs the extra `tpu` and some minutes.",
         _define_compile,
         _run_compile,

@@ -137,7 +137,7 @@ VERBS = {
     ),
     "crossvalidate": Verb(
         "crossvalidate --config=FILE --workdir=DIR [--config.KEY=VALUE …]",
-        "Trains and tests one run a fold; scores every patient by the run that never saw it.\n\n"
+        "Trains and tests one run per fold; scores every patient by the run that never saw it.\n\n"
         "The runs are WORKDIR/fold_0 …; what is there is continued. data.num_folds says how many:\n"
         "`bonescan prepare` dealt the patients. Signals are treated as in `bonescan train`.",
         _define_crossvalidate,
@@ -145,7 +145,7 @@ VERBS = {
     ),
     "evaluate": Verb(
         "evaluate --workdir=DIR [--split=test] [--config.data.dir=DIR …]",
-        "Scores a trained network on whole scans, beside a brightness threshold.\n\n"
+        "Scores a trained network on whole scans, compared with a brightness threshold.\n\n"
         "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
         "lesion sensitivity (FROC) and the image-level AUC; of a network that classifies the AUC\n"
         "and the score of every image. All devices that are found share the work.",

@@ -1,4 +1,4 @@
-"""What XLA and its runtimes are told before JAX starts: one table, each row with its reason.
+"""Settings of XLA and its runtimes, made before JAX starts: one table, with a reason for each.
 
 A flag that only repeats a default, or whose gain was neither published for such a program nor
 measured, has no row. So there is none for CPUs.
@@ -84,7 +84,7 @@ SETTINGS = (
     ),
 )
 
-# Of the extras cuda12, cuda13 and tpu. An XLA that is not there may refuse flags it does not know.
+# Of the extras cuda12, cuda13 and tpu. XLA without such a plugin may refuse its flags.
 _PLUGINS = {"gpu": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",)}
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one job do at the same step, though only one of them knows why."""
+"""Agreement of all processes of a job on whether to go on, save or stop at a step."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bonescan_jax.cluster.mesh import replicated
 
-# What a process may wish for; where they differ, the last in this list happens.
+# Requests of a process, by rising priority.
 GO_ON, SAVE, STOP = range(3)
 
 

@@ -92,7 +92,7 @@ def initialize_settings(
     process_id: int | None,
     environment: Mapping[str, str],
 ) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` has to be told, or None for one process alone.
+    """The arguments of `jax.distributed.initialize`, or None for a single process.
 
     Raises:
         InputError: a part is missing or does not fit the others.

@@ -19,13 +19,13 @@ DATA, SPATIAL = "data", "spatial"
 def make_mesh(
     config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of `mesh.data` × `mesh.spatial` of the devices: those found, or the given.
+    """A mesh of `mesh.data` × `mesh.spatial` of the devices: all that JAX finds, or the given ones.
 
     Axes are Auto: the compiler spreads the shardings of batch and state through the step. (JAX's
     own default is Explicit.)
 
     Raises:
-        InputError: there are not that many devices, or the batch or crop cannot be cut that often.
+        InputError: there are not that many devices, or they do not divide the batch or the crop.
     """
     devices = jax.devices() if devices is None else devices
     count, spatial = len(devices), config.mesh.spatial

@@ -37,7 +37,7 @@ class PreemptedError(SystemExit):
 
 
 class Preemption:
-    """Whether this process was told to stop, and whether it has anything to lose.
+    """Whether this process was told to stop, and whether it has unsaved work.
 
     Attributes:
         signal: name of the signal that came, or None.
@@ -122,7 +122,7 @@ def _drop_terminal() -> None:
 def _tell(reason: str) -> None:
     # Not through sys.stderr: the thread that was interrupted may hold its lock.
     cursor = "\x1b[?25h" if os.isatty(2) else ""  # which a progress bar hides
-    text = f"{cursor}bonescan: stopped by {reason}; the same command goes on from there\n"
+    text = f"{cursor}bonescan: stopped by {reason}; the same command continues\n"
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
 

@@ -1,4 +1,4 @@
-"""Watches for a step that never ends, and says where every thread of this process stands."""
+"""Watchdog: prints the stacks of all threads when a step does not end."""
 
 import contextlib
 import faulthandler

@@ -1,4 +1,4 @@
-"""BS-80K as a TFDS data set in ArrayRecord, one record a view: building it and reading it.
+"""BS-80K as a TFDS data set in ArrayRecord, one record per view: writing and reading.
 
 No TensorFlow: TFDS does without it if images are the encoded bytes they came as.
 """
@@ -48,7 +48,7 @@ class LocalInfo(tfds.core.DatasetInfo):
 class BS80K(tfds.core.GeneratorBasedBuilder):
     """Writes a checked source; `prepare` is the way to call it.
 
-    What another kind of source has otherwise, its builder overrides.
+    Builders of other kinds of source override what differs.
     """
 
     VERSION = tfds.core.Version("3.0.0")
@@ -104,7 +104,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
 
     @staticmethod
     def leave_out(source: BS80KSource, keep: bool) -> BS80KSource:
-        """Without the patients that are no part of the study, unless all are to be kept.
+        """Leaves out patients who are not part of the study, unless all are to be kept.
 
         Their numbers mean nothing in other scans than BS-80K's own.
         """
@@ -127,7 +127,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
 
     @staticmethod
     def index(source: BS80KSource, splits: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        """What is stored beside the records to find them, but for the patients of each split."""
+        """The index stored beside the records, apart from the patients of each split."""
         del source, splits
         return {}
 

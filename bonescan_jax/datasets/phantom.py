@@ -11,7 +11,7 @@ from bonescan_jax.scans.writing import hidden_folder
 
 
 class Phantom(BS80K):
-    """The same records from simulated scans, in which nothing is wrong with any patient."""
+    """The same records from simulated scans, which have no known defects."""
 
     DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
     CITATION = ""

@@ -1,7 +1,7 @@
-"""Writes simulated patients as NM whole-body DICOM, as different as hospitals' files are.
+"""Writes simulated patients as NM whole-body DICOM, as varied as hospitals' files.
 
 By patient: two frames in one file, in either order, or two files; signed or unsigned; uncompressed,
-RLE, JPEG Lossless or JPEG 2000. Views are told by View Code Sequence alone.
+RLE, JPEG Lossless or JPEG 2000. Only the View Code Sequence names the view.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Writes simulated patients: a folder of any layout with the truth beside it, and BS-80K's own."""
+"""Writes simulated patients with their ground truth: any layout, and that of BS-80K."""
 
 import multiprocessing
 import time

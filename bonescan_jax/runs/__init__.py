@@ -1,1 +1,1 @@
-"""What a run leaves in its workdir and needs to go on."""
+"""What a run leaves in its workdir and needs to continue."""

@@ -1,4 +1,4 @@
-"""What happens where a loss or a gradient is no number: told, with the scans that it came from."""
+"""Handling of non-finite losses and gradients: reported, with the scans they came from."""
 
 import json
 import sys
@@ -22,17 +22,17 @@ SKIPS_IN_A_ROW = 20
 
 
 class NumberWatch:
-    """Reads the health of each step, as `train_step` gives it, and does what the config asks for.
+    """Checks the health of each step, as `train_step` gives it, and follows the config's policy.
 
-    The update of a sick step was already left out on the device, so nothing waits for this: it is
-    read when the next step is under way.
+    The device has already skipped the update of a step with non-finite values, so nothing waits for
+    this: the health is read while the next step runs.
 
     Args:
         policy: "stop" or "skip", of config.train.on_nonfinite.
-        workdir: gets nonfinite.json, a list of the sick steps.
-        abstract: the state, for the names of what can go wrong.
+        workdir: gets nonfinite.json, a list of the steps with non-finite values.
+        abstract: the state, for the names of its arrays.
         heads: names of the losses.
-        start: the step that the run goes on from; what the file says of later ones is dropped.
+        start: the step to continue from; the file's entries for later steps are dropped.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class NumberWatch:
             self.events = [event for event in before if event["step"] <= start]
 
     def read(self, step: int, health: dict[str, Any]) -> None:
-        """Looks at a step's health; does nothing where all numbers were finite.
+        """Checks a step's health; does nothing if all values are finite.
 
         Args:
             step: whose health it is.
@@ -76,9 +76,9 @@ class NumberWatch:
         samples = health["sample"].tolist()
         self.events.append({"step": step, "samples": samples, "tensors": bad, "remains": remains})
         write_json(self.path, {"steps": self.events})
-        found = f"step {step}: {len(bad)} tensors hold numbers that are not finite, first {bad[0]}"
+        found = f"step {step}: {len(bad)} tensors hold non-finite values, first {bad[0]}"
         if goes_on:
-            print(f"bonescan: {found}; its update is left out, see {self.path}", file=sys.stderr)
+            print(f"bonescan: {found}; its update is skipped, see {self.path}", file=sys.stderr)
             return
         skipped = f" ({SKIPS_IN_A_ROW} steps in a row)" if self.policy == "skip" else ""
         raise RunError(

@@ -1,4 +1,4 @@
-"""Saves and restores a run with Orbax: all that it takes to go on lies in one folder a step."""
+"""Saves and restores a run with Orbax; everything needed to continue is in one folder per step."""
 
 import contextlib
 import json
@@ -51,8 +51,8 @@ def look_for_saved(workdir: Path) -> Saved:
     step, damaged = _newest_good(folder)
     for each, reason in damaged.items():
         print(
-            f"bonescan: {folder / str(each)} is left out, it is damaged: {reason}; "
-            f"step {step} takes its place",
+            f"bonescan: {folder / str(each)} is damaged and skipped: {reason}; "
+            f"step {step} is used instead",
             file=sys.stderr,
         )
     if step is None:
@@ -71,13 +71,13 @@ def look_for_saved(workdir: Path) -> Saved:
 class Checkpoints:
     """The saved steps of the run in a workdir: the last few, and the best.
 
-    A step is written beside its place, in the background, gets a manifest with the checksum of
-    every file, and moves to its place by one rename: whatever happens, a folder named by a number
-    was once whole, and its manifest tells whether it still is.
+    A step is written to a temporary folder in the background, gets a manifest with the checksum of
+    every file, and is renamed at the end. So a folder named by a number was once complete, and its
+    manifest tells whether it still is.
 
     Args:
         workdir: of the run.
-        keep: how many of the last steps to keep, beside the best.
+        keep: number of latest steps to keep, in addition to the best.
         saved: what the workdir holds; the same in every process of a job.
     """
 
@@ -147,14 +147,14 @@ class Checkpoints:
             pending.result()
 
     def record_validation(self, step: int, validation: dict[str, Any]) -> None:
-        """Writes beside a saved step what its validation found; "score" says which is best."""
+        """Adds the result of its validation to a saved step; "score" decides which is best."""
         self.wait()
         self.validations[step] = validation
         if is_primary():
             manifest.amend(self.folder / str(step), {VALIDATION: validation})
 
     def close(self) -> None:
-        """Waits for what is being saved, and gives threads back."""
+        """Waits for saves in progress and releases threads."""
         self.wait()
         self._background.shutdown()
         self._orbax.close()
@@ -185,7 +185,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self, step: int) -> Iterator[None]:
-        """Says in one sentence why a save failed, whatever Orbax or TensorStore raise for it."""
+        """Reports a failed save in one sentence, whatever Orbax or TensorStore raise."""
         try:
             yield
         except Exception as error:
@@ -195,7 +195,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def disk_errors_told(workdir: Path) -> Iterator[None]:
-    """Says in one sentence that the disk is full or read-only, and which checkpoint is left.
+    """Reports a full or read-only disk in one sentence, with the last good checkpoint.
 
     Raises:
         RunError: in the place of such an OSError.

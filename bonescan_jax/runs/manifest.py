@@ -1,7 +1,7 @@
-"""What a saved step consists of: a checksum of each of its files, and its scores once it has any.
+"""The manifest of a saved step: checksums of its files, and its scores once it is validated.
 
-A disk, a network or a copy can cut a file short or change a bit of it, and weights that are wrong
-look like weights. So nothing is restored that is not, byte for byte, what was saved.
+A disk, a network or a copy can truncate a file or flip a bit, and damaged weights are still
+weights. So a step is restored only if every byte is what was saved.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def amend(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a saved step, itself intact; the files are not looked at.
+    """The manifest of a saved step; checks the manifest itself, not the files.
 
     Raises:
         DamagedError: there is none, or it is not what was written.

@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a bar on a terminal, a line every 15 seconds elsewhere."""
 
 import threading
 import time
@@ -76,9 +76,9 @@ class Progress:
 
 
 class Waiting:
-    """Shows that something of unknown length goes on, and for how long; a context manager.
+    """Shows the elapsed time of work of unknown length; a context manager.
 
-    Threads show it, so what is waited for must not hold Python's lock.
+    A thread updates it, so the work must release Python's global lock.
     """
 
     def __init__(self, what: str) -> None:

@@ -14,7 +14,7 @@ from bonescan_jax.train_step import Batch
 
 
 class SampleLog:
-    """Appends a line a step: sample numbers and, of each, a checksum of what was loaded for it.
+    """Appends a line per step: the sample numbers and a checksum of each sample's pixels.
 
     A continued run writes the steps it repeats once more. Writing waits for every step, so a run
     that is logged is slower.

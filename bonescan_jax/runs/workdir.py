@@ -47,7 +47,7 @@ CONFIG = "config.json"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all; of a job of several processes, the first does."""
+    """Writes a JSON file atomically; in a job of several processes, only the first does."""
     if not is_primary():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class MetricsLog:
 
     Args:
         workdir: of the run.
-        start_step: the step that the run goes on from; lines of later ones are dropped.
+        start_step: the step to continue from; lines of later steps are dropped.
         seconds: of work on the run so far.
         validated: whether the validation of start_step counts as done, or will be done again.
     """
@@ -173,7 +173,7 @@ class MetricsLog:
         if writes:
             board.mkdir(exist_ok=True)
         self.board = EventsWriter(str(board / "events") if writes else os.devnull)
-        # Where a run goes on, TensorBoard forgets the steps that will come again.
+        # When a run continues, TensorBoard drops the steps that will be repeated.
         session = SessionLog(status=SessionLog.START)
         self.board.write_event(
             Event(wall_time=time.time(), step=start_step + 1, session_log=session)
@@ -181,7 +181,7 @@ class MetricsLog:
         self.started = time.monotonic() - seconds
 
     def _forget_after(self, step: int, validated: bool) -> None:
-        """Drops lines of steps that will be done again, and one torn by a crash."""
+        """Drops lines of steps that will be repeated, and an incomplete last line."""
         kept = []
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
@@ -200,7 +200,7 @@ class MetricsLog:
         return round(time.monotonic() - self.started, 3)
 
     def write(self, step: int, kind: str, scalars: dict[str, float | None]) -> None:
-        """One line: `kind` is train or validation; a value that is none, or not finite, is null."""
+        """One line: `kind` is train or validation; missing and non-finite values become null."""
         finite = {
             name: value if value is not None and math.isfinite(value) else None  # JSON has no NaN
             for name, value in scalars.items()

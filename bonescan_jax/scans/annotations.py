@@ -100,7 +100,7 @@ def _parse_xml(data: bytes) -> Element:
         raise ValueError("declares XML entities, expected Pascal VOC without any") from error
     except (ParseError, LookupError, ValueError) as error:  # the latter two: its encoding
         reason = _shorten(str(error))
-        raise ValueError(f"is no well-formed XML ({reason}), expected Pascal VOC") from error
+        raise ValueError(f"is not well-formed XML ({reason}), expected Pascal VOC") from error
 
 
 def _check_annotation(annotation: Element) -> None:

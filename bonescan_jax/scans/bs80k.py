@@ -238,7 +238,7 @@ def _find_root(source: Path, paths: list[str]) -> str:
 
 
 def _list_view(view: str, root: str, paths: list[str], report: _Report) -> _ViewFiles:
-    """Sorts the files of one view by what they are; says which are none of them."""
+    """Sorts the files of one view by kind; reports unknown files."""
     folder = f"{root}{FOLDERS[view]}"
     xml_folder = f"{folder}/{XML_FOLDERS[view]}"
     labels = f"{folder}/{FOLDERS[view]}.txt"
@@ -247,7 +247,7 @@ def _list_view(view: str, root: str, paths: list[str], report: _Report) -> _View
     annotations, twice_annotated, other = _number(other, xml_folder, ".xml", report)
     for path in other:
         if path != labels:
-            phrase = "is no part of BS-80K's layout, expected images, XML files and labels only"
+            phrase = "is not part of BS-80K's layout, expected images, XML files and labels only"
             report.add(IGNORED, "unknown file", path, phrase)
     return _ViewFiles(
         folder=folder,
@@ -384,7 +384,7 @@ def _compare(
     labels_exist: bool,
     report: _Report,
 ) -> None:
-    """Tells where label and boxes differ: the boxes are believed, they say more."""
+    """Reports labels that contradict the boxes; the boxes are used, as they say more."""
     abnormal = any(box.label == ABNORMAL for box in boxes)
     if label is None and labels_exist:
         phrase = f"{patient}.jpg has no line, expected '{patient}.jpg {int(abnormal)}' by its boxes"

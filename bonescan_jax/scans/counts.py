@@ -15,8 +15,8 @@ _JPEG_VARIANCE = 0.18  # of that shift and of rounding to whole grey levels
 
 # ------------------------------------------------------------------------------ brightness of bone
 
-# What is no air (darker than a tenth of it) and no hot spot (brighter than two and a half times it)
-# has its 85th percentile near the brightness of bone, at about five sixths of it. Hot spots shift a
+# Without air (darker than a tenth of bone) and hot spots (brighter than two and a half times bone),
+# the 85th percentile is at about five sixths of the brightness of bone. Hot spots shift a
 # lower percentile less, and wide bounds make sure that it is found again.
 _BODY_PERCENTILE, _AIR, _HOT = 85.0, 0.1, 2.5
 _BONE = 1.2  # times that percentile

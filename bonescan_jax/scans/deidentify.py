@@ -1,4 +1,4 @@
-"""De-identifies NM DICOM: the only way by which a header leaves this program.
+"""De-identifies NM DICOM: no header leaves this program otherwise.
 
 Source: Basic Application Level Confidentiality Profile, DICOM PS3.15, Annex E. That profile lists
 what to remove; here everything is left out but a short list of what the image needs, so private

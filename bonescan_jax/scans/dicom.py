@@ -213,7 +213,7 @@ def read_header(data: bytes, keywords: Sequence[str]) -> pydicom.Dataset:
         DicomError: no DICOM, or a compression that is not read; and whatever pydicom raises.
     """
     if not is_dicom(data):
-        raise DicomError("is no DICOM file, expected one with the DICM prefix")
+        raise DicomError("is not a DICOM file, expected the DICM prefix")
     if data[:2] == b"\x02\x00":
         data = bytes(_PREFIX.start) + b"DICM" + data  # only the preamble is missing
     syntax = _transfer_syntax(data)
@@ -240,7 +240,7 @@ def _transfer_syntax(data: bytes) -> str | None:
 
 
 def check_whole_body(dataset: pydicom.Dataset) -> None:
-    """Refuses what is no grey whole-body NM image.
+    """Refuses everything but grey whole-body NM images.
 
     Raises:
         DicomError: which element says so.
@@ -325,7 +325,7 @@ def _number(name: str, value: Any) -> float:  # noqa: ANN401 - whatever a file h
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DicomError(f"{name} is no finite number, expected one")
+        raise DicomError(f"{name} is not a finite number")
     return number
 
 
@@ -444,7 +444,7 @@ def _words(text: str | None) -> str:
 
 
 def _hash(*identifiers: str | None) -> str | None:
-    """One way, so that an identifier can be compared and never be known; None without the first."""
+    """A one-way hash, to compare identifiers without revealing them; None without the first."""
     if not identifiers[0]:
         return None
     text = "\0".join(str(identifier or "") for identifier in identifiers)

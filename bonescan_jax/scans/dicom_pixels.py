@@ -1,4 +1,4 @@
-"""Pixel data of DICOM: decoded without trust in what the header declares, and encoded."""
+"""Decodes and encodes DICOM pixel data; nothing in the header is trusted."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 
 class DicomError(ValueError):
-    """What a dataset cannot be used for: a phrase to be written after the file's name.
+    """Why a dataset cannot be used: a phrase to follow the file's name.
 
     It repeats no text of the file, which may be personal.
     """

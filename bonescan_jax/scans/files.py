@@ -1,4 +1,4 @@
-"""Reads one image file of any kind: JPEG, PNG or DICOM, told by its first bytes."""
+"""Reads one image file: JPEG, PNG or DICOM, recognised by its first bytes."""
 
 import os
 import zlib
@@ -92,7 +92,7 @@ def decode_image(data: bytes, path: Path) -> list[FileView]:
             return list(_dicom_views(data, path))
     except ValueError as error:
         raise _error(path, str(error)) from error
-    raise _error(path, "is no image file, expected JPEG, PNG or DICOM")
+    raise _error(path, "is not an image file, expected JPEG, PNG or DICOM")
 
 
 def read_view_headers(file: ImageFile) -> list[ViewHeader]:
@@ -107,7 +107,7 @@ def read_view_headers(file: ImageFile) -> list[ViewHeader]:
         return [ViewHeader(file, 0, _view_name(path, view), view, None)]
     data = file.read()
     if not is_dicom(data):
-        raise _error(path, "is no image file, expected JPEG, PNG or DICOM")
+        raise _error(path, "is not an image file, expected JPEG, PNG or DICOM")
     frames = read_headers(data, path)
     try:
         for frame in frames:

@@ -137,7 +137,7 @@ def _open_zip(source: Path) -> SourceFiles:
             )
         archive = zipfile.ZipFile(source)
     except _ZIP_ERRORS as error:
-        raise InputError(f"{shown}: is no readable zip file ({error}).") from error
+        raise InputError(f"{shown}: is not a readable zip file ({error}).") from error
     files = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if any(info.flag_bits & 1 for info in files):
         raise InputError(f"{shown}: is encrypted, expected a zip file without a password.")

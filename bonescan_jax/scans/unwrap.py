@@ -1,4 +1,4 @@
-"""Hot spots that went past what 8 bits hold: their turns found again.
+"""Unwraps hot spots that overflowed 8 bits.
 
 BS-80K is said to store round(gain × counts) mod 256, where a turn is worth 256 grey levels. The
 real chest crops with overflow and a gain above 1 contradict: they have rings of exactly 255 (pixels
@@ -98,15 +98,15 @@ _UNKNOWN = np.float32(1e9)  # noise variance of a pixel that is not unwrapped ye
 
 
 class _Surface(NamedTuple):
-    """What is held for likely of the surface of roots that unwrapped pixels lie on."""
+    """Prior of the surface that the square roots of unwrapped pixels lie on."""
 
     reach: int  # pixels that a prediction looks away
     length: float  # pixels: standard deviation of the Gaussian covariance
     swing: float  # standard deviation of the surface, in units of the brightest root around
 
 
-# From stiff to lithe: wide hot spots need the stiff ones, where noise leads a lithe surface astray,
-# steep and bright ones the others. The first is the quickest and most often enough.
+# From smooth to flexible: wide hot spots need the smooth ones, as a flexible surface follows the
+# noise; steep and bright ones need the others. The first is the fastest and usually sufficient.
 _SURFACES = (
     _Surface(2, 3.0, 0.25),
     _Surface(2, 3.0, 1.0),
@@ -294,7 +294,7 @@ def _flood(
         if not len(row):  # hot all over: nothing to start from
             return values, turns
         expected, deviation = predict(row, column)
-        # The surer half goes first: it makes the rest surer.
+        # The more certain half goes first: it makes the rest more certain.
         sure = deviation <= max(1.0, float(np.median(deviation)))
         settle(row[sure], column[sure], expected[:, sure], deviation[sure])
     # Again with neighbours on all sides, four interleaved grids in turn.

@@ -105,7 +105,7 @@ def make_predict_step(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
         logits, _ = network.apply(
             weights["params"], weights["stats"], normalize(image, reference), False
         )
-        # Held back, or XLA on a CPU makes one slow loop of the last node's convolutions and this.
+        # Keeps XLA on a CPU from fusing this with the last convolutions into a slow loop.
         logits = jax.lax.optimization_barrier(logits)
         probabilities = jnp.moveaxis(jax.nn.softmax(jnp.stack(logits)), -2, 2)
         if len(logits) == 1:
@@ -140,7 +140,7 @@ def split_counts(predictions: Predictions) -> np.ndarray:
 
 @jax.jit
 def overlap_counts(probabilities: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pixels of each foreground class, predictor and image that were found, invented or missed.
+    """True positive, false positive and false negative pixels by class, predictor and image.
 
     Args:
         probabilities: (P, B, V, H, W, K); the prediction is `most_probable_mask` of them.
@@ -213,7 +213,7 @@ def evaluation_scores(
         "predictors": predictors | {"threshold": threshold},
         "detection": scans.detection(),
         "image_auc": auc and auc._asdict(),
-        "overlap_counts": scans.counts[row].tolist(),  # image, class; found, invented, missed
+        "overlap_counts": scans.counts[row].tolist(),  # image, class; TP, FP, FN
     }
     return scores, details
 

@@ -1,4 +1,4 @@
-"""What a task has to answer: the functions that `segment` and `classify` both have."""
+"""The interface of a task: the functions that `segment` and `classify` both have."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class ScanBatch(NamedTuple):
-    """Whole scans for evaluation; the last batch of a split is filled up with copies."""
+    """Whole scans for evaluation; the last batch of a split is padded with copies."""
 
     arrays: dict[str, jax.Array]  # image, mask (B, H, W, V), gain, reference (B, V)
     records: list[Record]  # of the real views only, B × V: patient, view, boxes, abnormal
@@ -81,7 +81,7 @@ class Task(Protocol):
         """The best predictor on a split, and its scores."""
 
     def rank(self, scores: Scores) -> float:
-        """What is to be high of the scores of a validation."""
+        """The score of a validation that decides which step is best; higher is better."""
 
     def evaluation_scores(
         self,

@@ -52,7 +52,7 @@ def test_a_folder_is_numbered_and_what_may_hold_a_name_refused(tmp_path, capsys)
     code, result, err = call(capsys, source, tmp_path / "out")
     assert (code, result["written"], result["refused"]) == (2, 2, 3)
     for sentence in ("b.dcm: Burned In Annotation is YES", "c.dcm: Burned In Annotation is not NO",
-                     "d.dcm: is no DICOM file"):  # fmt: skip
+                     "d.dcm: is not a DICOM file"):  # fmt: skip
         assert sentence in err
     assert "Traceback" not in err
     written = sorted((tmp_path / "out").rglob("*"))

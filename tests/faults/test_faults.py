@@ -42,7 +42,7 @@ def test_a_signal_ends_a_process_as_soon_as_all_is_saved(number: signal.Signals)
     process = _listener("while not P.signal: time.sleep(0.01)\nP.saved = 1; time.sleep(60)")
     process.send_signal(number)
     assert process.wait(30) == EXIT_CODE
-    message = f"bonescan: stopped by {number.name}: step 1 is saved; the same command goes on"
+    message = f"bonescan: stopped by {number.name}: step 1 is saved; the same command continues"
     assert process.stderr.read().startswith(message)
 
 

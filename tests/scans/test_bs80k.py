@@ -233,7 +233,7 @@ BROKEN_FILES = {
         WITHOUT_3,
     ),
     "entities": (XML, ENTITY_BOMB, "declares XML entities", UNREADABLE, WITHOUT_3),
-    "malformed": (XML, voc()[:-5], "is no well-formed XML", UNREADABLE, WITHOUT_3),
+    "malformed": (XML, voc()[:-5], "is not well-formed XML", UNREADABLE, WITHOUT_3),
     "nested": (XML, "<a>" * 1000 + "</a>" * 1000, "nested deeper", UNREADABLE, WITHOUT_3),
     "huge XML": (
         XML,
@@ -245,7 +245,7 @@ BROKEN_FILES = {
     "encoding": (
         XML,
         '<?xml version="1.0" encoding="no"?>' + voc(),
-        "is no well-formed XML",
+        "is not well-formed XML",
         UNREADABLE,
         WITHOUT_3,
     ),
@@ -521,7 +521,7 @@ def test_sources_that_cannot_be_opened_are_one_sentence(layout, tmp_path):
     for name, message in {
         "nowhere": "does not exist",
         "empty": "holds none of them",
-        "text.zip": "is no readable zip file",
+        "text.zip": "is not a readable zip file",
         "encrypted.zip": "is encrypted",
         "half": "wholeBodyPOST holds no file",
     }.items():

@@ -122,8 +122,8 @@ REFUSED = {
     "wide image": (png(np.zeros((256, 1024), np.uint8)), "size is 256x1024, expected 1024x256"),
     "large JPEG": (jpeg(np.random.default_rng(0), 1032), "size is 1032x256, expected 1024x256"),
     "PNG bomb": (GREY_PNG[:16] + b"\x7f\xff\xff\xff" * 2 + GREY_PNG[24:], "expected 1024x256"),
-    "text": (b"hello", "is no image file"),
-    "nothing": (b"", "is no image file"),
+    "text": (b"hello", "is not an image file"),
+    "nothing": (b"", "is not an image file"),
 }
 
 

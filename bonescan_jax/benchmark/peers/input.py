@@ -69,13 +69,8 @@ def peer_batches(
     """Endless batches of random crops as a peer loads them.
 
     Args:
-<<<<<<< HEAD
         peer: one of `LOADERS`: PyTorch's DataLoader with OpenCV, or MONAI's with or without affine,
             flip, noise and contrast.
-=======
-        peer: one of `LOADERS`: a PyTorch DataLoader with OpenCV, or MONAI's with and without
-            affine, flip, noise and contrast.
->>>>>>> h-bench
         pairs: the files.
         height: of a crop, in pixels.
         width: of a crop, in pixels.
