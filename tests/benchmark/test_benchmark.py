@@ -4,6 +4,7 @@ import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_collections
@@ -137,6 +138,10 @@ def test_flops_of_the_matrix_products(
     """What is timed is what is counted: of each size, as many products as are queued."""
     queued: list[tuple[int, int]] = []
     monkeypatch.setattr(step.jax, "default_backend", lambda: device)
+    # The step itself takes seconds to compile.
+    prepared = SimpleNamespace(run=None, state=None, facts={})
+    monkeypatch.setattr(step, "PreparedStep", lambda config: prepared)
+    monkeypatch.setattr(step, "_forward", lambda config, state: None)
     monkeypatch.setitem(step.MATMUL_SIZES, device, (16,))
     monkeypatch.setattr(step, "_matmul", lambda size, dtype, count: queued.append((size, count)))
     work = step.our_work(small_config.to_json(), "bfloat16")
