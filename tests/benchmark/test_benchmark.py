@@ -1,6 +1,7 @@
 """The benchmarks: every figure is there and means what it says, and refusals are sentences."""
 
 import os
+import pickle
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,7 +12,7 @@ import ml_collections
 import pytest
 from flax import nnx
 
-from bonescan_jax.benchmark import benchmark, child, inference, loop, step
+from bonescan_jax.benchmark import benchmark, child, inference, input, loop, step
 from bonescan_jax.benchmark.measure import Team, Work, take_turns
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.models.unetpp import UNetPlusPlus
@@ -155,6 +156,16 @@ def test_inference_copies_one_predictor_to_the_host():
     copied = inference.to_host(probabilities)
     assert copied.tolist() == probabilities[-1].tolist()
     assert copied.nbytes == probabilities.nbytes / 4
+
+
+def test_what_peers_are_given_can_be_read_by_any_python(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Python 3.13 pickles a `Path` under a name that 3.11 does not know."""
+    monkeypatch.setattr(child, "PEERS_PYTHON", Path(sys.executable))
+    small_config.data.views = "each"
+    for each in input._peer_contestants(small_config, tmp_path, 1):
+        assert b"pathlib" not in pickle.dumps(each)
 
 
 @pytest.mark.skipif(not child.PEERS_PYTHON.exists(), reason="needs `launch/setup.sh peers`")
