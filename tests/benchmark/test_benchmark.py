@@ -1,9 +1,10 @@
 """The benchmarks: every figure is there and means what it says, and refusals are sentences."""
 
+import json
 import os
 import pickle
+import subprocess
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,14 +171,11 @@ def test_what_peers_are_given_can_be_read_by_any_python(
 
 @pytest.mark.skipif(not child.PEERS_PYTHON.exists(), reason="needs `launch/setup.sh peers`")
 def test_the_plain_torch_net_has_our_weights():
-    with child.Child("torch", child.peers_python(), send_torch_sizes, ()) as process:
-        theirs = process.receive()
+    code = """
+from bonescan_jax.benchmark.peers.step import PlainUNetPlusPlus
+print(sorted(weight.numel() for weight in PlainUNetPlusPlus(1, 3, (4, 8, 8)).parameters()))
+"""
+    command = [child.peers_python(), "-c", code]
+    theirs = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     ours = nnx.state(UNetPlusPlus(1, 3, (4, 8, 8), 2, rngs=nnx.Rngs(0)), nnx.Param)
-    assert theirs == sorted(leaf.size for leaf in jax.tree.leaves(ours))
-
-
-def send_torch_sizes(pipe: Connection) -> None:
-    from bonescan_jax.benchmark.peers.step import PlainUNetPlusPlus  # noqa: PLC0415
-
-    weights = PlainUNetPlusPlus(1, 3, (4, 8, 8)).parameters()
-    pipe.send(sorted(weight.numel() for weight in weights))
+    assert json.loads(theirs) == sorted(leaf.size for leaf in jax.tree.leaves(ours))
