@@ -152,9 +152,9 @@ def _write_pairs(config: ml_collections.ConfigDict, folder: Path) -> list[ImageP
     """The training images as they came, with their masks as PNG, for those who read files."""
     pairs = []
     for number, record in enumerate(view_records(config, "train")):
-        pair = ImagePair(folder / f"{number}.jpg", folder / f"{number}.png")
-        pair.image.write_bytes(record["image"])
-        cv2.imwrite(str(pair.mask), decode(record, config.data.mask)["mask"])
+        pair = ImagePair(str(folder / f"{number}.jpg"), str(folder / f"{number}.png"))
+        Path(pair.image).write_bytes(record["image"])
+        cv2.imwrite(pair.mask, decode(record, config.data.mask)["mask"])
         pairs.append(pair)
     return pairs
 

@@ -1,16 +1,19 @@
 """The benchmarks: every figure is there and means what it says, and refusals are sentences."""
 
+import json
 import os
+import pickle
+import subprocess
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_collections
 import pytest
 from flax import nnx
 
-from bonescan_jax.benchmark import benchmark, child, inference, loop, step
+from bonescan_jax.benchmark import benchmark, child, inference, input, loop, step
 from bonescan_jax.benchmark.measure import Team, Work, take_turns
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.models.unetpp import UNetPlusPlus
@@ -137,6 +140,10 @@ def test_flops_of_the_matrix_products(
     """What is timed is what is counted: of each size, as many products as are queued."""
     queued: list[tuple[int, int]] = []
     monkeypatch.setattr(step.jax, "default_backend", lambda: device)
+    # The step itself takes seconds to compile.
+    prepared = SimpleNamespace(run=None, state=None, facts={})
+    monkeypatch.setattr(step, "PreparedStep", lambda config: prepared)
+    monkeypatch.setattr(step, "_forward", lambda config, state: None)
     monkeypatch.setitem(step.MATMUL_SIZES, device, (16,))
     monkeypatch.setattr(step, "_matmul", lambda size, dtype, count: queued.append((size, count)))
     work = step.our_work(small_config.to_json(), "bfloat16")
@@ -152,16 +159,23 @@ def test_inference_copies_one_predictor_to_the_host():
     assert copied.nbytes == probabilities.nbytes / 4
 
 
+def test_what_peers_are_given_can_be_read_by_any_python(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Python 3.13 pickles a `Path` under a name that 3.11 does not know."""
+    monkeypatch.setattr(child, "PEERS_PYTHON", Path(sys.executable))
+    small_config.data.views = "each"
+    for each in input._peer_contestants(small_config, tmp_path, 1):
+        assert b"pathlib" not in pickle.dumps(each)
+
+
 @pytest.mark.skipif(not child.PEERS_PYTHON.exists(), reason="needs `launch/setup.sh peers`")
 def test_the_plain_torch_net_has_our_weights():
-    with child.Child("torch", child.peers_python(), send_torch_sizes, ()) as process:
-        theirs = process.receive()
+    code = """
+from bonescan_jax.benchmark.peers.step import PlainUNetPlusPlus
+print(sorted(weight.numel() for weight in PlainUNetPlusPlus(1, 3, (4, 8, 8)).parameters()))
+"""
+    command = [child.peers_python(), "-c", code]
+    theirs = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     ours = nnx.state(UNetPlusPlus(1, 3, (4, 8, 8), 2, rngs=nnx.Rngs(0)), nnx.Param)
-    assert theirs == sorted(leaf.size for leaf in jax.tree.leaves(ours))
-
-
-def send_torch_sizes(pipe: Connection) -> None:
-    from bonescan_jax.benchmark.peers.step import PlainUNetPlusPlus  # noqa: PLC0415
-
-    weights = PlainUNetPlusPlus(1, 3, (4, 8, 8)).parameters()
-    pipe.send(sorted(weight.numel() for weight in weights))
+    assert json.loads(theirs) == sorted(leaf.size for leaf in jax.tree.leaves(ours))

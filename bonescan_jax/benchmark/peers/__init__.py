@@ -3,7 +3,6 @@
 This file needs neither: the process that compares imports it, and has none of them.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 LOADERS = ("torch", "monai", "monai_augmented")
@@ -34,7 +33,10 @@ class Task(NamedTuple):
 
 
 class ImagePair(NamedTuple):
-    """An image and its class mask as files, the form in which these libraries take them."""
+    """An image and its class mask as files, the form in which these libraries take them.
 
-    image: Path  # JPEG
-    mask: Path  # PNG
+    Names, for a pickled `Path` cannot be read by another version of Python.
+    """
+
+    image: str  # JPEG
+    mask: str  # PNG

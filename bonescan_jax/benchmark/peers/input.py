@@ -23,8 +23,8 @@ class _CropDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pair = self.pairs[index]
-        image = cv2.imread(str(pair.image), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.imread(str(pair.mask), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imread(pair.image, cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
         assert image is not None and mask is not None, pair
         top = np.random.randint(image.shape[0] - self.height + 1)
         left = np.random.randint(image.shape[1] - self.width + 1)
@@ -88,7 +88,7 @@ def peer_batches(
         loader = torch.utils.data.DataLoader(_CropDataset(pairs, height, width), **settings)
     else:
         transforms = _monai_transforms(height, width, peer == "monai_augmented")
-        items = [{"image": str(pair.image), "mask": str(pair.mask)} for pair in pairs]
+        items = [pair._asdict() for pair in pairs]
         loader = monai.data.DataLoader(monai.data.Dataset(items, transforms), **settings)
     while True:
         yield from loader
