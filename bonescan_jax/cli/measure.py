@@ -47,7 +47,9 @@ def _run_benchmark(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 def _define_compile(values: flags.FlagValues) -> None:
     config_flag(values)
     string_flag(values, "topology", None, "Chip and shape of the slice, such as v5e:2x2.")
-    text = "Examples per step on each chip, shared by chips along mesh.spatial; 0 divides train.batch_size."
+    text = (
+        "Examples per step and chip (those along mesh.spatial share); 0 divides train.batch_size."
+    )
     integer_flag(values, "batch_per_chip", 0, text, 0)
     text = "Also find the largest batch that fits, by compiling several more times."
     flags.DEFINE_bool("largest_batch", False, text, flag_values=values)
