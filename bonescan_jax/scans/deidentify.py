@@ -34,6 +34,7 @@ from bonescan_jax.scans.dicom import (
     check_whole_body,
     frame_vectors,
     frame_views,
+    named_errors,
     read_header,
 )
 from bonescan_jax.scans.dicom_pixels import DicomError, decode_pixels
@@ -164,17 +165,11 @@ def deidentify_files(
 
 def _deidentify_file(file: ImageFile) -> bytes:
     data = file.read()
-    try:
+    with named_errors(file.path):
         encoded = io.BytesIO()
         dataset = read_header(data, (*_KEPT, *_UIDS, *_READ))
         deidentify(dataset).save_as(encoded, enforce_file_format=True)
         return encoded.getvalue()
-    except DicomError as error:
-        raise InputError(f"{printable(str(file.path))}: {error}.") from error
-    except Exception as error:  # whatever pydicom raises may quote the file
-        raise InputError(
-            f"{printable(str(file.path))}: has a damaged header, expected readable DICOM."
-        ) from error
 
 
 def deidentify(dataset: Dataset, key: bytes = _RUN_KEY) -> Dataset:

@@ -131,7 +131,7 @@ def read_dicom(path: Path) -> list[DicomFrame]:
 
 def decode_dicom(data: bytes, path: Path) -> list[DicomFrame]:
     """`read_dicom` of a file's bytes; its path is for errors."""
-    with _named_errors(path):
+    with named_errors(path):
         dataset = read_header(data, _KEYWORDS)
         check_whole_body(dataset)
         return _frames(dataset, _rescale(dataset, decode_pixels(dataset)))
@@ -143,14 +143,14 @@ def read_headers(data: bytes, path: Path) -> list[DicomFrame]:
     Raises:
         InputError: as `read_dicom`, as far as can be told without the pixels.
     """
-    with _named_errors(path):
+    with named_errors(path):
         dataset = read_header(data, _KEYWORDS)
         check_whole_body(dataset)
         return _frames(dataset, np.broadcast_to(np.float32(0), check_pixels(dataset)))
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Makes one sentence that begins with the file's name of whatever goes wrong."""
     try:
         yield
