@@ -8,7 +8,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+
+from bonescan_jax.hyperparameters import Section
 
 
 def normalize(image: jax.Array, reference: jax.Array) -> jax.Array:
@@ -38,8 +39,8 @@ def augment(
     mask: jax.Array,
     gain: jax.Array,
     sample: jax.Array,
-    seed: int,
-    settings: ml_collections.ConfigDict,
+    seed: int | jax.Array,
+    settings: Section,
 ) -> tuple[jax.Array, jax.Array]:
     """Applies random geometry, thinning and brightness to each scan; all views of a scan alike.
 
@@ -49,7 +50,7 @@ def augment(
         gain: (B, V) grey levels per count.
         sample: (B,) global sample indices, the source of randomness.
         seed: config.seed.
-        settings: config.augment.
+        settings: `section` of config.augment.
 
     Returns:
         The augmented image, float32, and mask, uint8.
@@ -61,16 +62,17 @@ def augment(
     ) -> tuple[jax.Array, jax.Array]:
         move_key, thin_key, gain_key, hide_key = jax.random.split(key, 4)
         image, mask = _move(move_key, image, mask, settings)
-        image = _thin(thin_key, image.astype(jnp.float32), gain, settings.thinning)
-        change = jax.random.uniform(gain_key, minval=-settings.gain, maxval=settings.gain)
-        shown = _shown(hide_key, image.shape[-1], settings.hidden_view)
-        return image * (1 + change) * shown, mask * shown
+        image = _thin(thin_key, image.astype(jnp.float32), gain, settings["thinning"])
+        if (most := settings["gain"]) is not None:
+            image *= 1 + jax.random.uniform(gain_key, minval=-most, maxval=most)
+        shown = _shown(hide_key, image.shape[-1], settings["hidden_view"])
+        return image * shown, mask * shown
 
     return jax.vmap(one)(keys, image, mask, gain)
 
 
 def _move(
-    key: jax.Array, image: jax.Array, mask: jax.Array, settings: ml_collections.ConfigDict
+    key: jax.Array, image: jax.Array, mask: jax.Array, settings: Section
 ) -> tuple[jax.Array, jax.Array]:
     """Flips, rotates, scales and shifts (H, W, V) image and mask alike.
 
@@ -81,19 +83,29 @@ def _move(
     # One integer per pixel, so that image and mask cost one gather; the low 8 bits are the mask.
     both = (image.astype(jnp.uint32) << 8) | mask
     flip, turn, scale, shift = jax.random.split(key, 4)
-    angle = jnp.deg2rad(settings.rotation) * jax.random.uniform(turn, minval=-1, maxval=1)
-    zoom = 1 + settings.scale * jax.random.uniform(scale, minval=-1, maxval=1)
-    dy, dx = settings.shift * jax.random.uniform(shift, (2,), minval=-1, maxval=1)
-    both = jnp.where(jax.random.bernoulli(flip, settings.flip), both[:, ::-1], both)
+    if settings["flip"] is not None:
+        both = jnp.where(jax.random.bernoulli(flip, settings["flip"]), both[:, ::-1], both)
 
+    amounts = [settings[name] for name in ("rotation", "scale", "shift")]
+    if any(amount is not None for amount in amounts):
+        rotation, stretch, distance = (0.0 if amount is None else amount for amount in amounts)
+        angle = jnp.deg2rad(rotation) * jax.random.uniform(turn, minval=-1, maxval=1)
+        zoom = 1 + stretch * jax.random.uniform(scale, minval=-1, maxval=1)
+        offset = distance * jax.random.uniform(shift, (2,), minval=-1, maxval=1)
+        both = both[_source(angle, zoom, offset, height, width)]
+    return (both >> 8).astype(image.dtype), (both & 255).astype(mask.dtype)
+
+
+def _source(
+    angle: jax.Array, zoom: jax.Array, offset: jax.Array, height: int, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """Rows and columns, (H, W) each, that the pixels of a moved scan come from."""
     y = jnp.arange(height)[:, None] - (height - 1) / 2
     x = jnp.arange(width)[None, :] - (width - 1) / 2
     cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-    row = cos * y - sin * x + dy + (height - 1) / 2
-    column = sin * y + cos * x + dx + (width - 1) / 2
-    if settings.rotation or settings.scale or settings.shift:
-        both = both[_reflect(row, height), _reflect(column, width)]
-    return (both >> 8).astype(image.dtype), (both & 255).astype(mask.dtype)
+    row = cos * y - sin * x + offset[0] + (height - 1) / 2
+    column = sin * y + cos * x + offset[1] + (width - 1) / 2
+    return _reflect(row, height), _reflect(column, width)
 
 
 def _reflect(position: jax.Array, size: int) -> jax.Array:
@@ -102,13 +114,13 @@ def _reflect(position: jax.Array, size: int) -> jax.Array:
     return jnp.clip(jnp.minimum(index, 2 * (size - 1) - index), 0, size - 1)
 
 
-def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: float) -> jax.Array:
+def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: jax.Array | None) -> jax.Array:
     """Simulates a shorter acquisition: keeps a share p of the counts and scales them by 1/p.
 
     Keeping each of n counts with probability p leaves a binomial with variance n p (1 − p); here
     its normal approximation, in grey values of `gain` levels per count.
     """
-    if not most:
+    if most is None:
         return image
     share_key, noise_key = jax.random.split(key)
     kept = 1 - most * jax.random.uniform(share_key)
@@ -133,13 +145,13 @@ def _noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return (total.astype(jnp.float32) - 510) / math.sqrt(4 * (256**2 - 1) / 12)
 
 
-def _shown(key: jax.Array, views: int, probability: float) -> jax.Array:
+def _shown(key: jax.Array, views: int, probability: jax.Array | None) -> jax.Array:
     """(V,) uint8: 0 for the one of two views that is blanked with this probability, else 1.
 
     This teaches the network to use one view alone; the mask of a hidden view is background.
     """
-    if views == 1:
-        return jnp.ones(1, jnp.uint8)
+    if views == 1 or probability is None:
+        return jnp.ones(views, jnp.uint8)
     hide_key, which_key = jax.random.split(key)
     hidden = jax.random.randint(which_key, (), 0, views)
     hides = jax.random.bernoulli(hide_key, probability)

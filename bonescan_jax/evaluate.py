@@ -43,7 +43,7 @@ def load_network(
     Raises:
         InputError: the workdir holds no such checkpoint.
     """
-    params, stats = jax.eval_shape(lambda: initial_weights(config))
+    params, stats = jax.eval_shape(lambda: initial_weights(config, config.seed))
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         {"params": params, "stats": stats},

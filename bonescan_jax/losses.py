@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+
+from bonescan_jax.hyperparameters import Section
 
 # Between two float32 numbers just below 1.
 RESOLUTION = 2.0**-24
 SMOOTH = 1.0  # pixels, in numerator and denominator, as in the UNet++ paper's soft Dice
 
 
-def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.ConfigDict) -> jax.Array:
+def head_loss(logits: jax.Array, mask: jax.Array, settings: Section) -> jax.Array:
     """The loss of one head, a scalar.
 
     cross_entropy_weight · mean over pixels of w_y (1 − p_y)^γ (−log p_y)
@@ -27,7 +28,7 @@ def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.Confi
     Args:
         logits: (K, …) float32.
         mask: (…) classes as whole numbers of any type, 0 is background.
-        settings: config.loss.
+        settings: `section` of config.loss.
     """
     # An array for each class: reductions over an axis of 3 would cost more passes over the pixels.
     highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
@@ -40,37 +41,35 @@ def head_loss(logits: jax.Array, mask: jax.Array, settings: ml_collections.Confi
     for label, (logit, exponential) in enumerate(zip(logits, exponentials, strict=True)):
         truth = (mask == label).astype(jnp.float32)
         probability = exponential / total
-        if settings.cross_entropy_weight:
-            surprise = settings.class_weights[label] * truth * (log_total - logit)
-            if settings.focal_gamma:
-                doubt = 1 - probability
-                if settings.focal_gamma < 1:  # the slope of the power is infinite at 0
-                    doubt = jnp.maximum(doubt, RESOLUTION)
-                surprise *= doubt**settings.focal_gamma
-            loss += settings.cross_entropy_weight * surprise.sum() / mask.size
+        if settings["cross_entropy_weight"] is not None:
+            surprise = truth * (log_total - logit)
+            if settings["focal_gamma"] is not None:
+                # Of a power below 1 the slope at 0 is infinite.
+                doubt = jnp.maximum(1 - probability, RESOLUTION)
+                surprise *= doubt ** settings["focal_gamma"]
+            weight = settings["cross_entropy_weight"] * settings["class_weights"][label]
+            loss += weight * surprise.sum() / mask.size
         if label:
             tversky.append(_tversky(probability, truth, settings))
-    if settings.overlap_weight:
-        loss += settings.overlap_weight * (1 - sum(tversky) / len(tversky))
+    if settings["overlap_weight"] is not None:
+        loss += settings["overlap_weight"] * (1 - sum(tversky) / len(tversky))
     return loss
 
 
-def _tversky(
-    probability: jax.Array, truth: jax.Array, settings: ml_collections.ConfigDict
-) -> jax.Array:
+def _tversky(probability: jax.Array, truth: jax.Array, settings: Section) -> jax.Array:
     true_positive = (probability * truth).sum()
     false_positive = probability.sum() - true_positive
     false_negative = truth.sum() - true_positive
     return (true_positive + SMOOTH) / (
         true_positive
-        + settings.false_positive_weight * false_positive
-        + settings.false_negative_weight * false_negative
+        + settings["false_positive_weight"] * false_positive
+        + settings["false_negative_weight"] * false_negative
         + SMOOTH
     )
 
 
 def deep_supervision_loss(
-    logits: Sequence[jax.Array], mask: jax.Array, settings: ml_collections.ConfigDict
+    logits: Sequence[jax.Array], mask: jax.Array, settings: Section
 ) -> tuple[jax.Array, list[jax.Array]]:
     """The mean of the heads' losses, and each of them (arXiv 1912.05074: no head weighs more)."""
     losses = [head_loss(head, mask, settings) for head in logits]

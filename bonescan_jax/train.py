@@ -12,11 +12,12 @@ import ml_collections
 from bonescan_jax.aot.executable import Step, load_executable
 from bonescan_jax.cluster.consensus import GO_ON, SAVE, STOP, Consensus
 from bonescan_jax.cluster.distributed import is_primary
-from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.cluster.mesh import make_mesh, to_every_device
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.cluster.watchdog import Watchdog
 from bonescan_jax.config import resolve_steps
 from bonescan_jax.evaluate import BEST, make_validation
+from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.input_pipeline import training_batches
 from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.bad_numbers import NumberWatch
@@ -30,7 +31,6 @@ from bonescan_jax.train_step import (
     TrainState,
     abstract_batch,
     make_initial_state,
-    make_optimizer,
     make_train_step,
 )
 
@@ -75,19 +75,21 @@ def _train(
 
     # ---- State, born sharded or restored onto the same shardings --------------------------------
     network = build_network(config)
-    optimizer, schedule = make_optimizer(config.train, steps["num"], steps["warmup"])
-    init, abstract = make_initial_state(config, optimizer, mesh)
+    values = hyperparameters_of(config, steps["num"], steps["warmup"])
+    hyperparameters = to_every_device(values, mesh)
+    init, abstract = make_initial_state(config, mesh)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, on_disk)
-    state, position = checkpoints.restore(abstract) or (init(), {"seconds": 0.0})
+    restored = checkpoints.restore(abstract)
+    state, position = restored or (init(hyperparameters.seed), {"seconds": 0.0})
     step = start = saved = int(state.step)
     PREEMPTION.start(start)
 
     # ---- Functions that compile once ------------------------------------------------------------
-    jitted = make_train_step(config, network, optimizer, schedule, abstract, mesh)
+    jitted = make_train_step(config, network, abstract, mesh)
     train_step: Step = jitted
     if executable:
-        shapes = abstract_batch(config, mesh)
-        train_step = load_executable(executable, jitted, abstract, shapes, mesh)
+        arguments = (abstract, abstract_batch(config, mesh), values)
+        train_step = load_executable(executable, jitted, arguments, mesh)
     validate_weights = make_validation(config, network, mesh)
     consensus = Consensus(mesh)
 
@@ -155,7 +157,7 @@ def _train(
 
             batch = next(batches)
             samples.write(step + 1, batch)
-            state, new_metrics = train_step(state, batch)
+            state, new_metrics = train_step(state, batch, hyperparameters)
             step += 1
             PREEMPTION.done = step
             clock.step_begun(new_metrics)

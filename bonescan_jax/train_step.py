@@ -1,5 +1,6 @@
 """The state of a run and the pure functions that change and read it, jitted over a mesh."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 
 from bonescan_jax.augment import augment, normalize
 from bonescan_jax.cluster.mesh import batch_shardings, replicated, state_shardings
+from bonescan_jax.hyperparameters import Hyperparameters, hyperparameters_of
 from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.tasks import initial_weights, task_of
 from bonescan_jax.tasks.task import AnyNetwork
@@ -31,45 +33,52 @@ class TrainState:
     average: Tree  # {"params", "stats"}: exponential moving average, what is evaluated
 
 
-def make_optimizer(
-    settings: ml_collections.ConfigDict, num_steps: int, warmup_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW behind gradient clipping, with linear warm-up and cosine decay to zero.
+def learning_rate(hyperparameters: Hyperparameters, step: jax.Array) -> jax.Array:
+    """Of the step that follows `step` others: linear warm-up, then a cosine down to zero.
 
-    A clip_gradient_norm of 0 clips nothing.
+    optax.warmup_cosine_decay_schedule takes its lengths as Python numbers only.
+    """
+    warmup = hyperparameters.warmup_steps
+    rising = step / jnp.maximum(warmup, 1)
+    done = jnp.clip((step - warmup) / (hyperparameters.num_steps - warmup), 0, 1)
+    falling = 0.5 * (1 + jnp.cos(jnp.pi * done))
+    return hyperparameters.learning_rate * jnp.where(step < warmup, rising, falling)
+
+
+def make_optimizer(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    """AdamW behind gradient clipping, at the `learning_rate` of each step.
+
+    The state that it keeps is the same with all hyperparameters.
 
     AdamW: Loshchilov and Hutter, arXiv 1711.05101. Decay acts on kernels only: pulling biases and
     normalisation scales to zero would change what they normalise to, not how complex the net is.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, warmup_steps, max(num_steps, warmup_steps + 1)
-    )
-    limit = settings.clip_gradient_norm
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(limit) if limit else optax.identity(),
+    limit = hyperparameters.clip_gradient_norm
+    return optax.chain(
+        optax.identity() if limit is None else optax.clip_by_global_norm(limit),
         optax.adamw(
-            schedule,
-            weight_decay=settings.weight_decay,
+            functools.partial(learning_rate, hyperparameters),
+            weight_decay=hyperparameters.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
     )
-    return optimizer, schedule
 
 
 def make_initial_state(
-    config: ml_collections.ConfigDict, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> tuple[Callable[[], TrainState], TrainState]:
-    """A jitted function that makes the first state, and that state's shapes with shardings.
+    config: ml_collections.ConfigDict, mesh: Mesh
+) -> tuple[Callable[[jax.Array], TrainState], TrainState]:
+    """A jitted function from seed to the first state, and that state's shapes with shardings.
 
     The state is born sharded: no device ever holds more of it than its part.
     """
+    optimizer = make_optimizer(hyperparameters_of(config, 1, 0))
 
-    def init() -> TrainState:
-        params, stats = initial_weights(config)
+    def init(seed: jax.Array) -> TrainState:
+        params, stats = initial_weights(config, seed)
         average = {"params": params, "stats": stats}
         return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), average)
 
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(init, jnp.uint32(0))
     shardings = state_shardings(shapes, mesh, config.mesh.shard_parameters)
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
@@ -102,27 +111,31 @@ def abstract_batch(
 def make_train_step(
     config: ml_collections.ConfigDict,
     network: AnyNetwork,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
     abstract_state: TrainState,
     mesh: Mesh,
 ) -> jax.stages.Wrapped:
     """The jitted step: augment, forward, loss per head, backward, AdamW, moving average.
 
-    The state given is donated: its memory becomes the new state's. Metrics are scalars on the
-    device, with the result of `examine` under "health"; reading them waits for the step.
+    Its arguments are state, batch and hyperparameters, which it does not read from the config. The
+    state given is donated: its memory becomes the new state's. Metrics are scalars on the device,
+    with the result of `examine` under "health"; reading them waits for the step.
     Where a loss or a gradient is not finite, weights, moments and averages stay as they were.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, stats, losses = batch_gradients(config, network, mesh, state, batch)
+    def step(
+        state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, stats, losses = batch_gradients(
+            config, network, mesh, state, batch, hyperparameters
+        )
+        optimizer = make_optimizer(hyperparameters)
         health = examine(batch["sample"], losses, gradients, stats)
 
         def update(state: TrainState) -> TrainState:
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             current = {"params": params, "stats": stats}
-            average = _moving_average(state.average, current, state.step, config.train.ema_decay)
+            average = _moving_average(state.average, current, state.step, hyperparameters.ema_decay)
             return TrainState(state.step + 1, params, stats, optimizer_state, average)
 
         with jax.named_scope("optimizer"):
@@ -132,7 +145,7 @@ def make_train_step(
             "loss": losses.mean(),
             **{f"loss_{head}": loss for head, loss in zip(network.heads, losses, strict=True)},
             "gradient_norm": optax.global_norm(gradients),
-            "learning_rate": schedule(state.step - 1),
+            "learning_rate": learning_rate(hyperparameters, state.step - 1),
             "health": health,
         }
         return state, metrics
@@ -142,7 +155,7 @@ def make_train_step(
         step,
         donate_argnums=0,
         keep_unused=True,  # a stored executable takes all that the step takes
-        in_shardings=(shardings, batch_shardings(mesh)),
+        in_shardings=(shardings, batch_shardings(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
 
@@ -153,6 +166,7 @@ def batch_gradients(
     mesh: Mesh,
     state: TrainState,
     batch: Batch,
+    hyperparameters: Hyperparameters,
 ) -> tuple[Tree, Tree, jax.Array]:
     """Gradients of the loss, the statistics after the batch, and the loss of each head.
 
@@ -170,15 +184,15 @@ def batch_gradients(
                 part["mask"],
                 part["gain"],
                 part["sample"],
-                config.seed,
-                config.augment,
+                hyperparameters.seed,
+                hyperparameters.augment,
             )
             # Moved pixels come from anywhere in a scan, so the compiler gathers whole scans;
             # without this it would leave them whole, and every device along `spatial` would do all
             # the work.
             image, mask = jax.lax.with_sharding_constraint((image, mask), (pixels, pixels))
             image = normalize(image, part["reference"])
-        return task.batch_loss(config, network, params, stats, image, mask, part["sample"])
+        return task.batch_loss(hyperparameters, network, params, stats, image, mask, part["sample"])
 
     def part_gradients(stats: Tree, part: Batch) -> tuple[Tree, tuple[Tree, jax.Array]]:
         gradients, (stats, losses) = jax.grad(loss, has_aux=True)(state.params, stats, part)
@@ -233,7 +247,7 @@ def _only_count(state: TrainState) -> TrainState:
     )
 
 
-def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: float) -> Tree:
+def _moving_average(average: Tree, new: Tree, step: jax.Array, decay: jax.Array) -> Tree:
     """Exponential moving average whose memory grows from the start of the run up to `decay`."""
     # (1 + t) / (10 + t): without it the random first weights would stay for 1 / (1 - decay) steps.
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

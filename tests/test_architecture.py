@@ -29,6 +29,7 @@ ROOMS = (
     "cluster",
     "augment",
     "losses",
+    "hyperparameters",
     "errors",
     "__init__",
 )

@@ -2,20 +2,20 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from bonescan_jax.augment import augment, denormalize, normalize
 from bonescan_jax.config import default_config
+from bonescan_jax.hyperparameters import Section, section
 
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "thinning", "gain"), 0.0)
 STILL["hidden_view"] = 0.0
 
 
-def settings(**changes: float) -> ml_collections.ConfigDict:
+def settings(**changes: float) -> Section:
     augmentation = default_config().augment
     augmentation.update(STILL | changes)
-    return augmentation
+    return section(augmentation)
 
 
 def pictures(batch: int = 4) -> jax.Array:

@@ -7,17 +7,18 @@ import optax
 import pytest
 
 from bonescan_jax.config import default_config
+from bonescan_jax.hyperparameters import Section, section
 from bonescan_jax.losses import deep_supervision_loss, head_loss
 
 LOGITS = 3 * jax.random.normal(jax.random.key(0), (3, 2, 8, 6))  # classes first
 MASK = jax.random.randint(jax.random.key(1), (2, 8, 6), 0, 3)
 
 
-def settings(**changes: object):
+def settings(**changes: object) -> Section:
     loss = default_config().loss
     plain = {"cross_entropy_weight": 0.0, "overlap_weight": 0.0, "focal_gamma": 0.0}
     loss.update(plain | {"class_weights": (1.0, 1.0, 1.0)} | changes)
-    return loss
+    return section(loss)
 
 
 def test_plain_cross_entropy_is_that_of_optax():
@@ -53,13 +54,13 @@ def test_overlap_is_the_tversky_index_of_the_foreground_pooled_over_the_batch(a:
 
 def test_a_certain_right_answer_costs_nothing_and_a_wrong_one_much():
     right = 30 * jax.nn.one_hot(MASK, 3, axis=0)
-    loss = default_config().loss
+    loss = section(default_config().loss)
     assert head_loss(right, MASK, loss) < 1e-4
     assert head_loss(-right, MASK, loss) > 5
 
 
 def test_heads_weigh_the_same():
-    loss = default_config().loss
+    loss = section(default_config().loss)
     total, each = deep_supervision_loss([LOGITS, -LOGITS, 2 * LOGITS], MASK, loss)
     np.testing.assert_allclose(total, jnp.mean(jnp.stack(each)), rtol=1e-6)
     np.testing.assert_allclose(each[1], head_loss(-LOGITS, MASK, loss), rtol=1e-6)

@@ -24,7 +24,7 @@ from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved
 from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.tasks import segment
 from bonescan_jax.train import train
-from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
+from bonescan_jax.train_step import TrainState, make_initial_state
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 # Without benchmark.py: its net is that of bs80k.py, and compiling it twice would take minutes.
@@ -36,8 +36,7 @@ CONFIGS = sorted(
 
 
 def saved_state(config: ml_collections.ConfigDict, workdir: Path) -> TrainState:
-    optimizer, _ = make_optimizer(config.train, config.train.num_steps, 1)
-    _, abstract = make_initial_state(config, optimizer, make_mesh(config))
+    _, abstract = make_initial_state(config, make_mesh(config))
     checkpoints = Checkpoints(workdir, 1, look_for_saved(workdir))
     return jax.device_get(checkpoints.restore(abstract)[0])
 

@@ -1,20 +1,26 @@
 """The step: the same on every mesh, compiled once, and each part of it does what it says."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
+from bonescan_jax.aot.compile import abstract_step
 from bonescan_jax.cluster.mesh import make_mesh, to_mesh
+from bonescan_jax.config import default_config
+from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.models.build import views_per_example
 from bonescan_jax.tasks import build_network
 from bonescan_jax.tasks.segment import make_predict_step, overlap_counts
 from bonescan_jax.train_step import (
     TrainState,
     batch_gradients,
+    learning_rate,
     make_initial_state,
     make_optimizer,
     make_train_step,
@@ -42,10 +48,15 @@ def random_batch(config: ml_collections.ConfigDict, first: int = 0) -> dict[str,
 def build(config: ml_collections.ConfigDict) -> tuple[Callable, Callable, TrainState, object]:
     config.evaluate.batch_size = 8
     mesh = make_mesh(config)
-    optimizer, schedule = make_optimizer(config.train, 10, 1)
-    init, abstract = make_initial_state(config, optimizer, mesh)
-    step = make_train_step(config, build_network(config), optimizer, schedule, abstract, mesh)
-    return init, step, abstract, mesh
+    init, abstract = make_initial_state(config, mesh)
+    jitted = make_train_step(config, build_network(config), abstract, mesh)
+    hyperparameters = hyperparameters_of(config, 10, 1)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict]:
+        return jitted(state, batch, hyperparameters)
+
+    step.lower = lambda state, batch: jitted.lower(state, batch, hyperparameters)
+    return lambda: init(hyperparameters.seed), step, abstract, mesh
 
 
 def run(config: ml_collections.ConfigDict, steps: int = 1) -> tuple[TrainState, dict]:
@@ -76,7 +87,9 @@ def test_every_mesh_gives_the_same_loss_and_gradients(
     batch = to_mesh(random_batch(small_config), mesh, 8)
     network = build_network(small_config)
     gradients, stats, losses = jax.jit(
-        lambda state, batch: batch_gradients(small_config, network, mesh, state, batch)
+        lambda state, batch: batch_gradients(
+            small_config, network, mesh, state, batch, hyperparameters_of(small_config, 10, 1)
+        )
     )(init(), batch)
     found = jax.device_get({"gradients": gradients, "stats": stats, "losses": losses})
     expected = on_one_device.setdefault(norm, found)  # (1, 1) comes first
@@ -176,11 +189,12 @@ def test_training_lowers_the_loss_and_the_average_follows(
 
 
 def test_learning_rate_warms_up_and_decays(small_config: ml_collections.ConfigDict):
-    _, schedule = make_optimizer(small_config.train, 100, 10)
     peak = small_config.train.learning_rate
-    assert schedule(0) == 0
-    np.testing.assert_allclose(schedule(10), peak, rtol=1e-6)
-    assert 0 < schedule(99) < 0.01 * peak
+    for num, warmup in ((100, 10), (100, 0), (5, 10)):
+        expected = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num, warmup + 1))
+        found = functools.partial(learning_rate, hyperparameters_of(small_config, num, warmup))
+        for step in range(110):
+            np.testing.assert_allclose(found(step), expected(step), rtol=1e-5, atol=1e-7 * peak)
 
 
 def test_bfloat16_stays_near_float32(small_config: ml_collections.ConfigDict):
@@ -227,7 +241,57 @@ def test_a_clip_of_zero_clips_nothing(small_config: ml_collections.ConfigDict):
     updates = []
     for limit in (0.0, 1e6):
         small_config.train.clip_gradient_norm = limit
-        optimizer, _ = make_optimizer(small_config.train, 10, 0)
+        optimizer = make_optimizer(hyperparameters_of(small_config, 10, 0))
         updates.append(optimizer.update(gradients, optimizer.init(params), params)[0])
     jax.tree.map(np.testing.assert_array_equal, *updates)
     assert np.abs(updates[0]["bias"]).min() > 0
+
+
+HYPERPARAMETERS = {
+    "seed": 2**32 - 1,
+    "train.learning_rate": 0.5,
+    "train.weight_decay": 0.0,
+    "train.clip_gradient_norm": 9.0,
+    "train.ema_decay": 0.0,
+    "augment.flip": 1.0,
+    "augment.rotation": 30.0,
+    "augment.scale": 0.5,
+    "augment.shift": 9.0,
+    "augment.thinning": 0.1,
+    "augment.gain": 0.5,
+    "augment.hidden_view": 0.5,
+    "loss.cross_entropy_weight": 2.0,
+    "loss.focal_gamma": 0.5,
+    "loss.class_weights": (0.0, 8.0, 4.0),
+    "loss.overlap_weight": 3.0,
+    "loss.false_positive_weight": 0.0,
+    "loss.false_negative_weight": 0.7,
+}
+
+
+@pytest.fixture(scope="module")
+def two_view_config() -> ml_collections.ConfigDict:
+    config = default_config()
+    config.data.views, config.loss.focal_gamma = "both", 2.0
+    config.data.crop_height = config.data.crop_width = 32
+    config.model.filters, config.model.levels = (4, 8), 1
+    config.mesh.data = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def two_view_step(two_view_config: ml_collections.ConfigDict) -> jax.stages.Wrapped:
+    return abstract_step(two_view_config, make_mesh(two_view_config))
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_another_hyperparameter_is_no_other_program(
+    two_view_config: ml_collections.ConfigDict, two_view_step: tuple, name: str
+):
+    step, arguments = two_view_step
+    with two_view_config.copy_and_resolve_references().unlocked() as config:
+        config.update_from_flattened_dict({name: HYPERPARAMETERS[name]})
+    others = abstract_step(config, make_mesh(config))
+    assert others[0].lower(*others[1]).as_text() == step.lower(*arguments).as_text()
+    differences = jax.tree.map(lambda a, b: bool((a != b).any()), others[1][2], arguments[2])
+    assert sum(jax.tree.leaves(differences)) == 1

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
+from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.models.build import Network, Tree, views_per_example
 from bonescan_jax.tasks import build_network, initial_weights, task_of
 
@@ -50,10 +51,10 @@ def _plain_loss(
     if isinstance(network, Network):
         network = network._replace(packed="off")
 
-    loss = functools.partial(task_of(config).batch_loss, config, network)
+    loss = functools.partial(task_of(config).batch_loss, hyperparameters_of(config, 1, 0), network)
     pixels = (examples, config.data.crop_height, config.data.crop_width, views_per_example(config))
     batch = ((pixels, jnp.float32), (pixels, jnp.uint8), ((examples,), jnp.int32))
-    weights = jax.eval_shape(lambda: initial_weights(config))
+    weights = jax.eval_shape(lambda: initial_weights(config, config.seed))
     return loss, (*weights, *(jax.ShapeDtypeStruct(*each) for each in batch))
 
 

@@ -18,20 +18,17 @@ from jax.sharding import Mesh
 
 from bonescan_jax.aot import hlo
 from bonescan_jax.aot.arithmetic import training_flops
-from bonescan_jax.aot.executable import write_executable
+from bonescan_jax.aot.executable import Arguments, write_executable
 from bonescan_jax.aot.tpu import CHIPS, GIB, open_topology
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.config import resolve_steps
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import example_records
+from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.models.build import views_per_example
 from bonescan_jax.runs.progress import Waiting
 from bonescan_jax.tasks import build_network, validate
 from bonescan_jax.train_step import (
-    TrainState,
     abstract_batch,
     make_initial_state,
-    make_optimizer,
     make_train_step,
 )
 
@@ -91,12 +88,9 @@ def compile_for(
 
     Raises:
         InputError: libtpu is not installed, there is no such slice, the config cannot be used on
-            it, or the step does not fit into the memory of a chip; with `out`, the data is not
-            prepared.
+            it, or the step does not fit into the memory of a chip.
     """
     validate(config)
-    if out:
-        example_records(config, "train")  # the length of the run, and so learning rates, are in it
     devices = open_topology(topology)
     batch_per_chip = batch_per_chip or _share(config, devices)
     compiled = compile_at(config, devices, batch_per_chip)
@@ -154,11 +148,11 @@ def compile_at(
             f"config: mesh.data={config.mesh.data} × mesh.spatial={config.mesh.spatial} leaves "
             f"some of the {len(devices)} chips without work, expected mesh.data=-1 or all of them"
         )
-    step, state, batch = abstract_step(config, mesh)
+    step, arguments = abstract_step(config, mesh)
     start = time.monotonic()
     with Waiting(f"compile, {batch_per_chip} examples a chip"):
         try:
-            lowered = step.lower(state, batch)
+            lowered = step.lower(*arguments)
             executable = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -183,14 +177,12 @@ def _memory_at(
 
 def abstract_step(
     config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[jax.stages.Wrapped, TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """The jitted training step of a config on a mesh, with shapes of state and batch."""
-    num_examples = _num_examples(config)
-    steps = [resolve_steps(config.train, name, num_examples) for name in ("num", "warmup")]
-    optimizer, schedule = make_optimizer(config.train, *steps)
-    _, state = make_initial_state(config, optimizer, mesh)
-    step = make_train_step(config, build_network(config), optimizer, schedule, state, mesh)
-    return step, state, abstract_batch(config, mesh)
+) -> tuple[jax.stages.Wrapped, Arguments]:
+    """The jitted training step of a config on a mesh, and the shapes of its arguments."""
+    _, state = make_initial_state(config, mesh)
+    step = make_train_step(config, build_network(config), state, mesh)
+    # The program is that of a run of any length.
+    return step, (state, abstract_batch(config, mesh), hyperparameters_of(config, 1, 0))
 
 
 def _with_batch(config: ml_collections.ConfigDict, batch_size: int) -> ml_collections.ConfigDict:
@@ -198,14 +190,6 @@ def _with_batch(config: ml_collections.ConfigDict, batch_size: int) -> ml_collec
     config.train.batch_size = batch_size
     config.evaluate.batch_size = batch_size  # is not compiled here, but checked with the mesh
     return config
-
-
-def _num_examples(config: ml_collections.ConfigDict) -> int:
-    """Of the training split; where it is not prepared, any: it only shapes the learning rate."""
-    try:
-        return len(example_records(config, "train"))
-    except InputError:
-        return 1000
 
 
 # ---- XLA's estimates -----------------------------------------------------------------------------

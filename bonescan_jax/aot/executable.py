@@ -18,9 +18,12 @@ import jax
 from jax.sharding import Mesh
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.train_step import Batch, TrainState
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+# Of a step, or their shapes and shardings.
+Arguments = tuple[TrainState, Batch | dict[str, jax.ShapeDtypeStruct], Hyperparameters]
+Step = Callable[[TrainState, Batch, Hyperparameters], tuple[TrainState, dict[str, Any]]]
 
 _FIRST_LINE = b"bonescan-jax executable 1"
 
@@ -59,8 +62,7 @@ def write_executable(
 def load_executable(
     path: Path,
     step: jax.stages.Wrapped,
-    state: TrainState,
-    batch: dict[str, jax.ShapeDtypeStruct],
+    arguments: Arguments,
     mesh: Mesh,
 ) -> Step:
     """A function like the jitted `step` that runs the file's executable, without compiling.
@@ -68,8 +70,7 @@ def load_executable(
     Args:
         path: what `write_executable` wrote.
         step: the jitted step of `make_train_step`.
-        state: shapes and shardings.
-        batch: shapes and shardings.
+        arguments: of the step.
         mesh: of the step.
 
     Raises:
@@ -77,7 +78,7 @@ def load_executable(
             versions or for other devices.
     """
     header, payload = _read(path)
-    lowered = step.lower(state, batch)
+    lowered = step.lower(*arguments)
     for name, here in _origin(lowered, mesh).items():
         if header.get(name) != here:
             raise InputError(
@@ -88,8 +89,8 @@ def load_executable(
     executable = devices[0].client.deserialize_executable(payload, devices)
     results = jax.tree.leaves(lowered.out_info)
 
-    def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        parts = executable.execute_sharded(jax.tree.leaves((state, batch)))
+    def run(*arguments: Any) -> tuple[TrainState, dict[str, Any]]:  # noqa: ANN401
+        parts = executable.execute_sharded(jax.tree.leaves(arguments))
         arrays = [
             jax.make_array_from_single_device_arrays(result.shape, result.sharding, shards)
             for result, shards in zip(
@@ -126,6 +127,6 @@ def _origin(lowered: jax.stages.Lowered, mesh: Mesh) -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
         "chip": devices[0].device_kind,
         "devices": [device.id for device in devices],
-        # Depends on config, code and number of examples: sizes, shardings, learning rates.
+        # Depends on the code and on what of the config is not among the hyperparameters.
         "program": hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16],
     }

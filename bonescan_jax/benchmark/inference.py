@@ -80,7 +80,7 @@ def inference_work(config_json: str) -> Work:
     mesh = make_mesh(config)
     network = build_network(config)
     assert isinstance(network, Network)  # as the task was checked
-    params, stats = jax.jit(lambda: initial_weights(config))()
+    params, stats = jax.jit(lambda: initial_weights(config, config.seed))()
     weights = {"params": params, "stats": stats}
     random = np.random.default_rng(0)
     shape = (config.evaluate.batch_size, HEIGHT, WIDTH, views_per_example(config))

@@ -19,6 +19,7 @@ from bonescan_jax.benchmark.measure import Rate, cores, print_table, read_config
 from bonescan_jax.benchmark.peers import LOADERS, ImagePair
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.datasets.decode import decode
+from bonescan_jax.hyperparameters import section
 from bonescan_jax.input_pipeline import (
     example_records,
     host_batches,
@@ -112,7 +113,7 @@ def _our_augmented_batches(config_json: str, threads: int) -> Iterator[Any]:
             batch["gain"],
             batch["sample"],
             config.seed,
-            config.augment,
+            section(config.augment),
         )
 
     waiting = None

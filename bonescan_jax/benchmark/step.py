@@ -27,9 +27,10 @@ from bonescan_jax.benchmark.measure import (
     take_turns,
 )
 from bonescan_jax.benchmark.peers import COMPILED_VARIANTS, MONAI_LEVELS, VARIANTS, Task
-from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.cluster.mesh import make_mesh, to_every_device
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
+from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.models.build import Network, views_per_example
 from bonescan_jax.scans import CLASSES
 from bonescan_jax.tasks import build_network, require_segmentation
@@ -38,7 +39,6 @@ from bonescan_jax.train_step import (
     TrainState,
     abstract_batch,
     make_initial_state,
-    make_optimizer,
     make_train_step,
 )
 
@@ -46,7 +46,7 @@ DTYPES = ("float32", "bfloat16")
 # Of an accelerator, a small product is over before it is waited for: large ones, queued, say more.
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "gpu": (4096, 8192, 16384), "tpu": (4096, 8192, 16384)}
 QUEUED = 4  # products before a wait; their results must fit into the memory
-SCHEDULE_STEPS = 1000  # of the learning rate; it costs the same at any length
+SCHEDULE_STEPS = 1000  # of the learning rate
 
 Timings = dict[tuple[str, str], Timing]
 
@@ -141,15 +141,16 @@ class PreparedStep:
 
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         mesh = make_mesh(config)
-        optimizer, schedule = make_optimizer(config.train, SCHEDULE_STEPS, 0)
-        init, abstract = make_initial_state(config, optimizer, mesh)
+        values = hyperparameters_of(config, SCHEDULE_STEPS, 0)
+        self.hyperparameters = to_every_device(values, mesh)
+        init, abstract = make_initial_state(config, mesh)
         network = build_network(config)
-        step = make_train_step(config, network, optimizer, schedule, abstract, mesh)
+        step = make_train_step(config, network, abstract, mesh)
         self.batch = synthetic_batch(config, mesh)
         started = time.monotonic()
-        self.compiled = step.lower(abstract, self.batch).compile()
+        self.compiled = step.lower(abstract, self.batch, values).compile()
         compile_seconds = time.monotonic() - started
-        self.state = init()
+        self.state = init(self.hyperparameters.seed)
         self.run()
         memory = self.compiled.memory_analysis()
         assert memory is not None  # TPU, GPU and CPU have one
@@ -161,7 +162,7 @@ class PreparedStep:
 
     def start(self) -> None:
         """Queues one step."""
-        self.state, _ = self.compiled(self.state, self.batch)
+        self.state, _ = self.compiled(self.state, self.batch, self.hyperparameters)
 
     def run(self) -> None:
         """One step, to its end."""

@@ -133,6 +133,16 @@ def to_mesh(batch: dict[str, np.ndarray], mesh: Mesh, global_batch: int) -> dict
     }
 
 
+def to_every_device(tree: Tree, mesh: Mesh) -> Tree:
+    """A tree of arrays that are the same in every process, whole on every device."""
+    sharding = replicated(mesh)
+
+    def place(array: jax.Array) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array), array.shape)
+
+    return jax.tree.map(place, tree)
+
+
 def to_host(array: jax.Array) -> np.ndarray:
     """The whole of a global array, on every process; each must ask for it."""
     if array.is_fully_addressable or array.is_fully_replicated:

@@ -167,7 +167,7 @@ class ImageNetwork(NamedTuple):
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
-def model_settings(config: ml_collections.ConfigDict, seed: int) -> dict[str, Any]:
+def model_settings(config: ml_collections.ConfigDict, seed: int | jax.Array) -> dict[str, Any]:
     """What every model of this package is built with; fresh weights follow from the seed."""
     settings = config.model
     return {
@@ -176,5 +176,5 @@ def model_settings(config: ml_collections.ConfigDict, seed: int) -> dict[str, An
         "levels": settings.levels,
         "norm": settings.norm,
         "dtype": jnp.dtype(settings.dtype),
-        "rngs": nnx.Rngs(seed),
+        "rngs": nnx.Rngs(jax.random.key(seed)),
     }

@@ -7,6 +7,7 @@ nothing else asks for config.task.
 from types import ModuleType
 from typing import cast
 
+import jax
 import ml_collections
 from flax import nnx
 
@@ -59,9 +60,9 @@ def build_network(config: ml_collections.ConfigDict) -> AnyNetwork:
     return task.as_network(config, nnx.eval_shape(lambda: task.build_model(config, 0)))
 
 
-def initial_weights(config: ml_collections.ConfigDict) -> tuple[Tree, Tree]:
-    """Fresh weights and running statistics as plain dictionaries, a function of config.seed."""
-    model = task_of(config).build_model(config, config.seed)
+def initial_weights(config: ml_collections.ConfigDict, seed: int | jax.Array) -> tuple[Tree, Tree]:
+    """Fresh weights and running statistics as plain dictionaries, a function of the seed."""
+    model = task_of(config).build_model(config, seed)
     _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     params, stats = map(nnx.to_pure_dict, states)
     return params, stats

@@ -16,6 +16,7 @@ from bonescan_jax.cluster.mesh import batch_shardings, to_host
 from bonescan_jax.datasets.decode import View, decode_labelled
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
+from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.metrics.classification import roc_auc
 from bonescan_jax.models.build import ImageNetwork, Tree, model_settings, views_per_example
 from bonescan_jax.models.classifier import Classifier
@@ -54,7 +55,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def build_model(config: ml_collections.ConfigDict, seed: int) -> Classifier:
+def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> Classifier:
     """The model of config.model with fresh weights."""
     return Classifier(dropout=config.model.dropout, **model_settings(config, seed))
 
@@ -66,7 +67,7 @@ def as_network(config: ml_collections.ConfigDict, model: Classifier) -> ImageNet
 
 
 def batch_loss(
-    config: ml_collections.ConfigDict,
+    hyperparameters: Hyperparameters,
     network: ImageNetwork,
     params: Tree,
     stats: Tree,
@@ -75,14 +76,14 @@ def batch_loss(
     sample: jax.Array,
 ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
     """Binary cross-entropy with the class of the mask, which is that of the image's label."""
-    key = dropout_key(config.seed, sample)
+    key = dropout_key(hyperparameters.seed, sample)
     logits, stats = network.apply(params, stats, image, _inside(mask), key)
     labels = (mask == ABNORMAL).any((1, 2, 3)).astype(jnp.float32)
     loss = optax.sigmoid_binary_cross_entropy(logits, labels).mean()
     return loss, (stats, loss[None])
 
 
-def dropout_key(seed: int, sample: jax.Array) -> jax.Array:
+def dropout_key(seed: int | jax.Array, sample: jax.Array) -> jax.Array:
     """The key of dropout for a batch, of the seed and its first global sample index.
 
     Folding in a small number would give a key that augmentation splits off for that sample.

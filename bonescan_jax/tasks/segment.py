@@ -15,6 +15,7 @@ from bonescan_jax.cluster.mesh import batch_shardings, to_host
 from bonescan_jax.datasets.decode import View, decode
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
+from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.metrics.classification import roc_auc
 from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
@@ -44,7 +45,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def build_model(config: ml_collections.ConfigDict, seed: int) -> UNetPlusPlus | UNet:
+def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> UNetPlusPlus | UNet:
     """The model of config.model with fresh weights."""
     shared = model_settings(config, seed)
     shared["num_classes"] = views_per_example(config) * len(CLASSES)
@@ -64,7 +65,7 @@ def as_network(config: ml_collections.ConfigDict, model: UNetPlusPlus | UNet) ->
 
 
 def batch_loss(
-    config: ml_collections.ConfigDict,
+    hyperparameters: Hyperparameters,
     network: Network,
     params: Tree,
     stats: Tree,
@@ -76,7 +77,7 @@ def batch_loss(
     del sample
     logits, lay, stats = network.class_logits(params, stats, image, True)
     with jax.named_scope("loss"):
-        total, losses = deep_supervision_loss(logits, lay(mask), config.loss)
+        total, losses = deep_supervision_loss(logits, lay(mask), hyperparameters.loss)
     return total, (stats, jnp.stack(losses))
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from bonescan_jax.datasets.decode import View
 from bonescan_jax.datasets.records import Record
+from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.models.build import ImageNetwork, Network, Tree
 
 AnyNetwork = Network | ImageNetwork
@@ -38,7 +39,7 @@ class Task(Protocol):
     def validate(self, config: ml_collections.ConfigDict) -> None:
         """Raises InputError where settings do not fit the task."""
 
-    def build_model(self, config: ml_collections.ConfigDict, seed: int) -> nnx.Module:
+    def build_model(self, config: ml_collections.ConfigDict, seed: int | jax.Array) -> nnx.Module:
         """The model of config.model with fresh weights."""
 
     def as_network(self, config: ml_collections.ConfigDict, model: nnx.Module) -> Any:  # noqa: ANN401
@@ -46,7 +47,7 @@ class Task(Protocol):
 
     def batch_loss(
         self,
-        config: ml_collections.ConfigDict,
+        hyperparameters: Hyperparameters,
         network: Any,  # noqa: ANN401 - the task's own kind
         params: Tree,
         stats: Tree,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from bonescan_jax.aot.compile import abstract_step
 from bonescan_jax.aot.executable import load_executable, write_executable
-from bonescan_jax.cluster.mesh import make_mesh, to_mesh
+from bonescan_jax.cluster.mesh import make_mesh, to_every_device, to_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.train import train
@@ -38,8 +38,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     config.train.batch_size = 4
     config.mesh.data = config.evaluate.batch_size = 4
     mesh = make_mesh(config)
-    step, state, batch = abstract_step(config, mesh)
-    lowered = step.lower(state, batch)
+    step, arguments = abstract_step(config, mesh)
+    lowered = step.lower(*arguments)
     path = tmp_path_factory.mktemp("executable") / "new" / "step"
     compiled = lowered.compile()
     write_executable(path, {"topology": "four CPUs"}, lowered, compiled, mesh)
@@ -48,18 +48,19 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 def load(config: ml_collections.ConfigDict, path: Path) -> Callable:
     mesh = make_mesh(config)
-    step, state, batch = abstract_step(config, mesh)
-    return load_executable(path, step, state, batch, mesh)
+    step, arguments = abstract_step(config, mesh)
+    return load_executable(path, step, arguments, mesh)
 
 
 def two_steps(step: Callable, stored: Stored) -> tuple[TrainState, dict]:
-    _, shapes, _ = abstract_step(stored.config, stored.mesh)
+    _, (shapes, _, hyperparameters) = abstract_step(stored.config, stored.mesh)
     rng = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.device_put(rng.uniform(0, 1, leaf.shape).astype(leaf.dtype), leaf.sharding)
 
     state = jax.tree.map(fill, shapes)
+    hyperparameters = to_every_device(hyperparameters, stored.mesh)
     for index in range(2):
         mask = rng.integers(0, 3, (4, 32, 32, 1), np.uint8)
         batch = {
@@ -69,7 +70,7 @@ def two_steps(step: Callable, stored: Stored) -> tuple[TrainState, dict]:
             "reference": np.full((4, 1), 20, np.float32),
             "sample": np.arange(4 * index, 4 * index + 4, dtype=np.int32),
         }
-        state, metrics = step(state, to_mesh(batch, stored.mesh, 4))
+        state, metrics = step(state, to_mesh(batch, stored.mesh, 4), hyperparameters)
     return state, metrics
 
 
@@ -84,9 +85,15 @@ def test_a_loaded_step_does_what_the_compiled_one_does(stored: Stored):
     assert shardings[0] == shardings[1]
 
 
+def test_other_hyperparameters_take_the_same_executable(stored: Stored):
+    config = stored.config.copy_and_resolve_references()
+    config.train.learning_rate, config.seed, config.train.num_steps = 0.5, 7, 9
+    load(config, stored.path)
+
+
 def test_another_program_or_device_is_refused(stored: Stored):
     config = stored.config.copy_and_resolve_references()
-    config.train.learning_rate = 0.5
+    config.loss.overlap_weight = 0.0
     with pytest.raises(InputError, match="step: was compiled for program "):
         load(config, stored.path)
     config.mesh.data = 2

@@ -4,15 +4,12 @@ import os
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import pytest
 
+from bonescan_jax.aot.compile import abstract_step
 from bonescan_jax.cluster.compiler_flags import MEMORY, SETTINGS, variables
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.tasks import build_network
-from bonescan_jax.train_step import make_initial_state, make_optimizer, make_train_step
 
 
 def is_gpu(package: str) -> bool:
@@ -72,20 +69,7 @@ def test_the_installed_xla_knows_every_flag():
 def test_the_step_holds_nothing_that_gpus_compute_in_random_order(
     small_config: ml_collections.ConfigDict,
 ):
-    mesh = make_mesh(small_config)
-    optimizer, schedule = make_optimizer(small_config.train, 10, 1)
-    _, abstract = make_initial_state(small_config, optimizer, mesh)
-    step = make_train_step(
-        small_config, build_network(small_config), optimizer, schedule, abstract, mesh
-    )
-    pixels = (small_config.train.batch_size, 64, 64, 1)
-    batch = {
-        "image": jax.ShapeDtypeStruct(pixels, jnp.uint16),
-        "mask": jax.ShapeDtypeStruct(pixels, jnp.uint8),
-        "gain": jax.ShapeDtypeStruct(pixels[:1] + pixels[3:], jnp.float32),
-        "reference": jax.ShapeDtypeStruct(pixels[:1] + pixels[3:], jnp.float32),
-        "sample": jax.ShapeDtypeStruct(pixels[:1], jnp.int32),
-    }
-    text = step.lower(abstract, batch).as_text()
+    step, arguments = abstract_step(small_config, make_mesh(small_config))
+    text = step.lower(*arguments).as_text()
     assert "stablehlo.convolution" in text  # this is the whole step
     assert "scatter" not in text  # nor select_and_scatter

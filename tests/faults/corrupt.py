@@ -21,12 +21,10 @@ import jax
 import numpy as np
 
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.config import resolve_steps
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_average
 from bonescan_jax.runs.workdir import read_config
-from bonescan_jax.train_step import TrainState, make_initial_state, make_optimizer
+from bonescan_jax.train_step import TrainState, make_initial_state
 
 
 def truncate(path: Path) -> None:
@@ -58,10 +56,7 @@ DAMAGES = (truncate, empty, flip_bit, remove)
 def abstract_state(workdir: Path) -> TrainState:
     """Shapes and shardings of the state of a run."""
     config = read_config(workdir)
-    num_examples = len(example_records(config, "train"))
-    steps = [resolve_steps(config.train, name, num_examples) for name in ("num", "warmup")]
-    optimizer, _ = make_optimizer(config.train, *steps)
-    return make_initial_state(config, optimizer, make_mesh(config))[1]
+    return make_initial_state(config, make_mesh(config))[1]
 
 
 def corrupt(workdir: Path, abstract: TrainState, scratch: Path) -> dict[str, Any]:

@@ -24,15 +24,14 @@ import ml_collections
 
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved
-from bonescan_jax.train_step import make_initial_state, make_optimizer
+from bonescan_jax.train_step import make_initial_state
 
 
 def measure(config: ml_collections.ConfigDict, workdir: Path, rounds: int) -> dict[str, Any]:
     """Saves and restores the first state of a run as often as asked."""
     config.mesh.data = 1
-    optimizer, _ = make_optimizer(config.train, 1000, 1)
-    init, abstract = make_initial_state(config, optimizer, make_mesh(config))
-    state = jax.block_until_ready(jax.tree.map(_noise, init()))
+    init, abstract = make_initial_state(config, make_mesh(config))
+    state = jax.block_until_ready(jax.tree.map(_noise, init(config.seed)))
     seen = {name: [] for name in ("blocked", "background", "background_cpu", "restore")}
     checkpoints = Checkpoints(workdir, 1, look_for_saved(workdir))
     for step in range(1, rounds + 2):

@@ -49,10 +49,10 @@ def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
     def make_stopping(*arguments: object) -> object:
         train_step = make(*arguments)
 
-        def wrapper(state: object, batch: object) -> object:
+        def wrapper(state: object, *others: object) -> object:
             if int(state.step) == step - 1:
                 PREEMPTION.signal = "SIGTERM"
-            return train_step(state, batch)
+            return train_step(state, *others)
 
         return wrapper
 

@@ -80,7 +80,7 @@ def make_inputs(config: ml_collections.ConfigDict, batch: int, size: tuple[int, 
     """A batch of noise for the config, which is told its size."""
     config.train.batch_size = config.evaluate.batch_size = batch
     config.data.crop_height, config.data.crop_width = size
-    params, stats = initial_weights(config)
+    params, stats = initial_weights(config, config.seed)
     # Biases and scales that are not all the same, as after some training.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -187,7 +187,7 @@ def test_in_bfloat16_packed_is_as_near_to_float32_as_plain():
 def test_pruned_and_evaluated_with_running_statistics(head: str):
     config = settings(2, "batch")
     config.mesh.data, config.evaluate.batch_size = 1, 3
-    params, stats = initial_weights(config)
+    params, stats = initial_weights(config, config.seed)
     weights = {"params": params, "stats": jax.tree.map(lambda leaf: leaf + 0.1, stats)}
     image = np.random.default_rng(0).poisson(20, (3, 32, 16, 1)).astype(np.uint16)
     reference = np.full((3, 1), 20, np.float32)
@@ -222,7 +222,7 @@ def test_twenty_steps_agree(
         plain_training["on one device"] = train("off", 1, 1)
     (expected, expected_loss), (found, loss) = plain_training["on one device"], train("on", *mesh)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)
-    start, _ = initial_weights(small_config)
+    start, _ = initial_weights(small_config, small_config.seed)
     for a, b, first in zip(*map(jax.tree.leaves, (found, expected, start)), strict=True):
         assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(b - first)
 

@@ -10,7 +10,7 @@ from bonescan_jax.tasks import build_network, initial_weights
 
 
 def test_same_gradients_from_fewer_residuals(small_config: ml_collections.ConfigDict):
-    params, stats = initial_weights(small_config)
+    params, stats = initial_weights(small_config, small_config.seed)
     image = jax.random.normal(jax.random.key(0), (2, 32, 16, 1))
     gradients, kept = {}, {}
     for remat in ("none", "activations"):
