@@ -4,7 +4,8 @@ Because nothing else goes in, the position in the data is the step itself: a run
 the same samples in the same order on any number of hosts, devices and worker processes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import gc
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -151,19 +152,26 @@ class _TrainingBatch:
 
 def training_batches(
     config: ml_collections.ConfigDict, mesh: Mesh, start_step: int, num_steps: int
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array], None, None]:
     """The batches of steps start_step … num_steps - 1 on the mesh, shuffled and repeated.
 
     As a step only queues work, the next batch travels to the devices while the step computes.
     """
     batch_size = config.train.batch_size
     batches = host_batches(config, local_rows(mesh, batch_size), start_step, num_steps)
-    return (to_mesh(batch, mesh, batch_size) for batch in batches)
+    try:
+        for batch in batches:
+            yield to_mesh(batch, mesh, batch_size)
+    finally:
+        batches.close()
+        # What worker processes gave lies in shared memory, and Grain's reference cycles keep it:
+        # left to the end of the program, it would be reported as leaked.
+        gc.collect()
 
 
 def host_batches(
     config: ml_collections.ConfigDict, rows: np.ndarray, start_step: int, num_steps: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Those rows of the batches of steps start_step … num_steps - 1, still on the host.
 
     Every epoch is shuffled anew. Batches are decoded ahead, in threads or worker processes.

@@ -118,7 +118,7 @@ def _train(
     # that is continued begins with the validation that its last step still lacks.
     batches = training_batches(config, mesh, start, steps["num"])
     progress = Progress("train", steps["num"], start, shown=is_primary())
-    with closing(log), closing(samples), closing(checkpoints), progress, watchdog:
+    with closing(log), closing(samples), closing(checkpoints), closing(batches), progress, watchdog:
         while True:
             last = step == steps["num"]
             unseen = step not in checkpoints.validations

@@ -1,6 +1,7 @@
 """Eight simulated devices for every test, and a small prepared data set."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Each program runs a few times only: what LLVM's optimiser takes would be most of the time.
@@ -8,6 +9,10 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true "
     "--xla_backend_optimization_level=1"
 )
+# Tests share what they compile, with the processes that they start too.
+COMPILED = tempfile.TemporaryDirectory(prefix="bonescan-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from pathlib import Path
 

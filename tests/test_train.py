@@ -12,7 +12,6 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import bonescan_jax.train as loop
 from bonescan_jax.cluster.consensus import GO_ON, Consensus
@@ -26,7 +25,6 @@ from bonescan_jax.tasks import segment
 from bonescan_jax.train import train
 from bonescan_jax.train_step import TrainState, make_initial_state
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
 # Without benchmark.py: its net is that of bs80k.py, and compiling it twice would take minutes.
 CONFIGS = sorted(
     path
@@ -43,22 +41,6 @@ def saved_state(config: ml_collections.ConfigDict, workdir: Path) -> TrainState:
 
 class Crash(Exception):
     """Stands for a machine that goes away."""
-
-
-@pytest.fixture(scope="module")
-def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiles once what the runs of this file share, as `bonescan` does from run to run."""
-    names = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    for settings in (names, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is names:
-            yield
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ def _names(config: ml_collections.ConfigDict | None = None) -> list[str]:
 
 def last_of_each(arguments: list[str]) -> list[str]:
     """The arguments, of each --config.KEY=VALUE only the last: ml_collections joins tuples."""
+    arguments = _with_equals(arguments)
     last = {argument.split("=")[0]: index for index, argument in enumerate(arguments)}
     return [
         argument
@@ -101,7 +102,20 @@ def last_of_each(arguments: list[str]) -> list[str]:
     ]
 
 
+def _with_equals(arguments: list[str]) -> list[str]:
+    """The arguments, with --config.KEY VALUE as --config.KEY=VALUE."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and _SETTING_ALONE.fullmatch(joined[-1]) and not _FLAG.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 _SETTING = re.compile(r"--?(?:no)?config\.([^=]+)=")
+_SETTING_ALONE = re.compile(r"--?config\.[^=]+")
+_FLAG = re.compile(r"--?[a-zA-Z]")  # and no negative number
 
 
 def parse_flags(values: flags.FlagValues, command: list[str]) -> list[str]:

@@ -129,6 +129,18 @@ def test_of_a_tuple_given_twice_the_last_counts(monkeypatch: pytest.MonkeyPatch)
     assert values.config.seed == 3
 
 
+def test_a_setting_may_stand_apart_from_its_value(monkeypatch: pytest.MonkeyPatch):
+    given = [CONFIG, "--config.model.filters", "1,2", "--config.model.filters", "3,4"]
+    given += ["--config.data.fold", "-1", "--config.model.deep_supervision", "--workdir", "w"]
+    monkeypatch.setattr(sys, "argv", ["bonescan", "train", *given])
+    values, rest = _parse("train", VERBS["train"], given)
+    assert values.config.model.filters == (3, 4)
+    assert values.config.data.fold == -1
+    assert values.config.model.deep_supervision
+    assert values.workdir == "w"
+    assert not rest
+
+
 def test_a_misspelt_setting_is_answered_with_the_nearest(capsys: pytest.CaptureFixture):
     code, _, err = call(capsys, "train", CONFIG, "--config.train.learning_rat=1", "--workdir=w")
     assert code == 2
