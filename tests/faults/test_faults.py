@@ -5,12 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bonescan_jax.cluster.preemption import EXIT_CODE, SIGNALS
 from tests.faults.kill import ROOT, disturb, passed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def signals_heard() -> Iterator[None]:
+    """Processes inherit what is ignored, and a test run in the background ignores some signals."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path, data_dir: Path):
