@@ -4,7 +4,6 @@ Because nothing else goes in, the position in the data is the step itself: a run
 the same samples in the same order on any number of hosts, devices and worker processes.
 """
 
-import gc
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -164,9 +163,6 @@ def training_batches(
             yield to_mesh(batch, mesh, batch_size)
     finally:
         batches.close()
-        # What worker processes gave lies in shared memory, and Grain's reference cycles keep it:
-        # left to the end of the program, it would be reported as leaked.
-        gc.collect()
 
 
 def host_batches(

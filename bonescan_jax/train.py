@@ -1,5 +1,6 @@
 """The training loop: read it top to bottom."""
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -57,7 +58,12 @@ def train(
     """
     # ---- What to run, on what -------------------------------------------------------------------
     with disk_errors_told(workdir), started(workdir, config) as (saved, facts):
-        return _train(config, workdir, saved, facts, executable)
+        try:
+            return _train(config, workdir, saved, facts, executable)
+        finally:
+            # What worker processes gave lies in shared memory, and Grain's reference cycles keep
+            # it: left to the end of the program, it would be reported as leaked.
+            gc.collect()
 
 
 def _train(

@@ -3,8 +3,11 @@
 import copy
 import importlib.util
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +169,30 @@ def test_a_finished_run_stays_as_it_is(small_config: ml_collections.ConfigDict, 
     assert train(small_config, tmp_path)["step"] == 4
     after = saved_state(small_config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory is not listed here")
+def test_worker_processes_leave_no_shared_memory_behind(
+    small_config: ml_collections.ConfigDict,
+    tmp_path: Path,
+    no_validation: None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Python would report it as leaked at the end of the program."""
+    opened, init = set(), SharedMemory.__init__
+
+    def logged(memory: SharedMemory, *arguments: Any, **named: Any) -> None:
+        init(memory, *arguments, **named)
+        opened.add(memory.name)
+
+    monkeypatch.setattr(SharedMemory, "__init__", logged)
+    small_config.data.num_workers = 1
+    train(small_config, tmp_path)
+    assert opened
+    patience = time.monotonic() + 10  # a thread removes it
+    while left := opened & set(os.listdir("/dev/shm")):
+        assert time.monotonic() < patience, left
+        time.sleep(0.1)
 
 
 def everything(workdir: Path) -> dict[str, tuple[int, bytes]]:
