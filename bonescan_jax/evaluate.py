@@ -1,9 +1,11 @@
 """Scores a trained network on the whole scans of a split, as its task wants it."""
 
+import contextlib
+import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from bonescan_jax.cluster.mesh import make_evaluation_mesh, replicated
 from bonescan_jax.datasets.records import data_fingerprint
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records, scan_batches, view_records
+from bonescan_jax.metrics.paired import compare_runs
+from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows
+from bonescan_jax.metrics.summary import Thresholds, choose_thresholds, summarize
 from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.runs.checkpoint import find_step, restore_average
 from bonescan_jax.runs.progress import Progress
@@ -147,6 +152,7 @@ def evaluate(
     predictor: str,
     checkpoint: str = "newest",
     changes: dict[str, Any] | None = None,
+    against: Path | None = None,
 ) -> dict[str, Any]:
     """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
 
@@ -157,6 +163,7 @@ def evaluate(
         split: train, validation or test.
         predictor: whose scores are the headline: "mean" of the heads, one, as "head_2", or "best".
         checkpoint: "newest", or "best" in validation.
+        against: workdir of another run that was scored on the same views, to compare with.
         changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:
@@ -169,21 +176,94 @@ def evaluate(
     """
     config = read_config(workdir)
     change(config, changes or {})
-    mesh = make_evaluation_mesh()
-    network, weights, step = load_network(config, workdir, mesh, checkpoint)
-    predictor = resolve_predictor(workdir, predictor, checkpoint)
-    row = predictor_row(config, network, predictor)
+    scorer = _Scorer(config, workdir, predictor, checkpoint)
     same_data = _same_data(config, workdir)
-    predicted = Predicted(config, split, network, mesh, shown=is_primary())
-    scores, details = task_of(config).evaluation_scores(
-        config, network, row, predicted(weights), lambda name: view_records(config, name), split
-    )
-    summary = {"split": split, "step": step, "selected": predictor, **scores}
-    summary |= {"images_per_second": predicted.images_per_second(), "workdir": str(workdir)}
-    summary["same_data"] = same_data
-    details |= {"checkpoint": checkpoint, "min_area": config.evaluate.min_area}
+    # What is chosen on the validation scans is chosen before the others are looked at.
+    thresholds = choose_thresholds(scorer.rows("validation"))
+    rows = scorer.rows(split, again=True)
+    summary = {
+        **scorer.about(split),
+        **task_of(config).headline(rows, scorer.predictor),
+        "images_per_second": scorer.images_per_second,
+        "workdir": str(workdir),
+        "same_data": same_data,
+    }
+    details = summarize(rows, scorer.predictor, thresholds)
     write_json(workdir / "evaluation" / f"{split}.json", summary | details)
+    if against is not None:
+        compared = _compare(rows, scorer.predictor, thresholds, against, split)
+        write_json(workdir / "evaluation" / f"{split}_against.json", compared)
+        summary["against"] = compared["against"]
     return summary
+
+
+def _compare(
+    rows: Sequence[ViewRow], selected: str, thresholds: Thresholds, against: Path, split: str
+) -> dict[str, Any]:
+    about, others = read_rows(rows_file(against, split))
+    chosen = choose_thresholds(read_rows(rows_file(against, "validation"))[1])
+    found = compare_runs(rows, others, (selected, about["selected"]), (thresholds, chosen))
+    return {"against": str(against), "step_of_other": about["step"], **found}
+
+
+def rows_file(workdir: Path, split: str) -> Path:
+    """Where the rows of a split are."""
+    return workdir / "evaluation" / f"{split}.rows.jsonl"
+
+
+class _Scorer:
+    """Makes the rows of splits by one network, which is loaded when it is first needed."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, workdir: Path, predictor: str, checkpoint: str
+    ) -> None:
+        self.config, self.workdir, self.checkpoint = config, workdir, checkpoint
+        self.mesh = make_evaluation_mesh()
+        self.network, self.weights, self.step = load_network(config, workdir, self.mesh, checkpoint)
+        self.predictor = resolve_predictor(workdir, predictor, checkpoint)
+        self.row = predictor_row(config, self.network, self.predictor)
+        self.images_per_second: float | None = None  # of the split that was predicted last
+
+    def about(self, split: str) -> dict[str, Any]:
+        """What the rows of a split depend on."""
+        data = self.config.data
+        return {
+            "split": split,
+            "step": self.step,
+            "selected": self.predictor,
+            "checkpoint": self.checkpoint,
+            "data": data.name,
+            "data_fingerprint": data_fingerprint(Path(data.dir), data.name),
+            "min_area": self.config.evaluate.min_area,
+        }
+
+    def rows(self, split: str, again: bool = False) -> list[ViewRow]:
+        """The rows of a split: those in the workdir if they are of this network and not `again`."""
+        path, about = rows_file(self.workdir, split), self.about(split)
+        if not again:
+            kept = from_primary(lambda: _kept_rows(path, about))
+            if kept is not None:
+                return kept
+        predicted = Predicted(self.config, split, self.network, self.mesh, shown=is_primary())
+        records = functools.partial(view_records, self.config)
+        rows = list(
+            task_of(self.config).scored_rows(
+                self.config, self.network, self.row, predicted(self.weights), records, split
+            )
+        )
+        self.images_per_second = predicted.images_per_second()
+        if is_primary():
+            write_rows(path, about, rows)
+        return rows
+
+
+def _kept_rows(path: Path, about: dict[str, Any]) -> list[ViewRow] | None:
+    """Rows that were written before, if they are of the same network and data."""
+    with contextlib.suppress(InputError):
+        found, rows = read_rows(path)
+        if all(found.get(name) == value for name, value in about.items()):
+            return rows
+    return None
 
 
 def _same_data(config: ml_collections.ConfigDict, workdir: Path) -> bool | None:

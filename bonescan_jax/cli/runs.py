@@ -72,6 +72,8 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "split", "test", ["train", "validation", "test"], "What to score.", flag_values=values
     )
+    text = "Workdir of another run that was evaluated on the same views, to compare with."
+    string_flag(values, "against", None, text)
 
 
 def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] | None:
@@ -81,7 +83,8 @@ def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] |
     require(values, "workdir")
     arguments = (Path(values.workdir), values.split, values.predictor, values.checkpoint)
     changes = read_changes(values)
-    return in_job(values, lambda: evaluate(*arguments, changes))
+    against = Path(values.against) if values.against else None
+    return in_job(values, lambda: evaluate(*arguments, changes, against))
 
 
 # ---- predict -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Classifying: one class for a whole image, from its label alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
 from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.metrics.classification import roc_auc
+from bonescan_jax.metrics.rows import ViewRow
 from bonescan_jax.models.build import ImageNetwork, Tree, model_settings, views_per_example
 from bonescan_jax.models.classifier import Classifier
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, VIEWS
@@ -149,7 +150,7 @@ def validation_scores(
     config: ml_collections.ConfigDict, network: ImageNetwork, predictions: Predictions
 ) -> tuple[str, Scores]:
     """The one predictor, and its AUC."""
-    return network.heads[0], image_auc(image_rows(config, predictions))
+    return network.heads[0], _auc(list(_rows(config, predictions)))
 
 
 def rank(scores: Scores) -> float:
@@ -157,61 +158,55 @@ def rank(scores: Scores) -> float:
     return scores.get("auc") or 0.0
 
 
-def evaluation_scores(
+def scored_rows(
     config: ml_collections.ConfigDict,
     network: ImageNetwork,
     row: int,
     predictions: Predictions,
     records: Callable[[str], Iterable[Record]],
     split: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Headline scores, and the score of every image."""
+) -> Iterator[ViewRow]:
+    """A row for every image."""
     del network, row, records, split
-    images = image_rows(config, predictions)
-    auc = image_auc(images)
-    scores = {"num_images": len(images), **auc}
-    return scores, {
-        "image_auc": {name.removeprefix("auc_"): value for name, value in auc.items()},
-        "images": images,
-    }
+    return _rows(config, predictions)
 
 
-def image_rows(config: ml_collections.ConfigDict, predictions: Predictions) -> list[dict[str, Any]]:
+def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
+    """The AUC of all images with its interval."""
+    del selected
+    return {"num_images": len(rows), **_auc(rows)}
+
+
+def _rows(config: ml_collections.ConfigDict, predictions: Predictions) -> Iterator[ViewRow]:
     """Patient, region (if it has one), view, label and score of every image of a split.
 
     Of a network of both views, an image is an example of the two, abnormal if one of them is.
     """
-    images = []
     views = views_per_example(config)
     for batch, probabilities in one_ahead(predictions):
         for number, probability in zip(
             range(0, len(batch.records), views), to_host(probabilities), strict=False
         ):
             records = batch.records[number : number + views]
-            region = {"region": REGIONS[records[0]["region"]]} if "region" in records[0] else {}
-            images.append(
-                {
-                    "patient": int(records[0]["patient"]),
-                    **region,
-                    "view": " and ".join(VIEWS[record["view"]] for record in records),
-                    "abnormal": any(bool(record["abnormal"]) for record in records),
-                    "score": float(probability),
-                }
+            yield ViewRow(
+                patient=int(records[0]["patient"]),
+                view=" and ".join(VIEWS[record["view"]] for record in records),
+                region=REGIONS[records[0]["region"]] if "region" in records[0] else None,
+                abnormal=any(bool(record["abnormal"]) for record in records),
+                score=float(probability),
+                counts=None,
+                overflow=any(len(record["overflow"]) for record in records),
+                pixels={},
+                candidates=(),
+                lesions=(),
             )
-    return images
 
 
-def image_auc(images: list[dict[str, Any]]) -> dict[str, float | None]:
-    """{"auc", "auc_low", "auc_high"} of `image_rows`; None where all are of one class."""
-    auc = roc_auc(
-        np.array([image["score"] for image in images]),
-        np.array([image["abnormal"] for image in images], bool),
+def _auc(rows: Sequence[ViewRow]) -> dict[str, float | None]:
+    """{"auc", "auc_low", "auc_high"}; None where all are of one class."""
+    found = roc_auc(
+        np.array([row.score for row in rows]),
+        np.array([row.abnormal for row in rows], bool),
+        clusters=np.array([row.patient for row in rows]),
     )
-    values = auc or (None, None, None)
-    return dict(zip(("auc", "auc_low", "auc_high"), values, strict=True))
-
-
-def pool_folds(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The AUC of all images with its interval; the folds' scores are compared as they are."""
-    images = [image for fold in folds for image in fold["images"]]
-    return {**image_auc(images), "fold_auc": [fold["auc"] for fold in folds]}
+    return dict(zip(("auc", "auc_low", "auc_high"), found or (None, None, None), strict=True))

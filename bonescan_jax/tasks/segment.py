@@ -1,6 +1,6 @@
 """Segmenting: a class for every pixel of a scan, scored as masks, hot spots and images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +17,15 @@ from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
 from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.losses import deep_supervision_loss
-from bonescan_jax.metrics.classification import roc_auc
-from bonescan_jax.metrics.detection import ScoredBoxes, detection_scores
+from bonescan_jax.metrics.candidates import view_findings
+from bonescan_jax.metrics.rows import ViewRow, pixel_counts
 from bonescan_jax.metrics.segmentation import segmentation_scores
 from bonescan_jax.metrics.threshold import ThresholdBaseline, threshold_overlap_counts
 from bonescan_jax.models.build import Network, Tree, model_settings, views_per_example
 from bonescan_jax.models.unet import UNet
 from bonescan_jax.models.unetpp import UNetPlusPlus
-from bonescan_jax.scans import ABNORMAL, CLASSES
-from bonescan_jax.scans.masks import ScoredBox, mask_to_boxes, most_probable_mask
+from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
+from bonescan_jax.scans.masks import most_probable_mask
 from bonescan_jax.scans.views import views_of
 from bonescan_jax.tasks.crops import TrainingExample
 from bonescan_jax.tasks.task import Predictions, Scores, one_ahead
@@ -186,104 +186,72 @@ def rank(scores: Scores) -> float:
     return float(np.mean([scores.get(name) or 0.0 for name in ("dice_abnormal", "dice_normal")]))
 
 
-def evaluation_scores(
+def scored_rows(
     config: ml_collections.ConfigDict,
     network: Network,
     row: int,
     predictions: Predictions,
     records: Callable[[str], Iterable[Record]],
     split: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Headline scores of the predictor in this row, and all details.
+) -> Iterator[ViewRow]:
+    """A row for each view: pixels of every head, their mean and the threshold detector.
 
-    Every head, their mean and the threshold detector are scored side by side, because the mean of
-    the heads is not always the best of them (arXiv 1912.05074).
+    All are scored side by side, because the mean of the heads is not always the best of them (arXiv
+    1912.05074). Candidates are those of the predictor in this row.
     """
-    scans = _ScanScores(predictions, row, config.evaluate.min_area)
-    threshold = segmentation_scores(_threshold_counts(config, records, split))
-
     names = predictor_names(network)
-    predictors = {name: segmentation_scores(scans.counts[i]) for i, name in enumerate(names)}
-    auc = roc_auc(np.array(scans.image_scores), np.array(scans.image_labels, bool))
-    scores = {
-        "num_images": int(scans.counts.shape[1]),
-        **pooled_dice(scans.counts[row]),
-        **{f"dice_threshold_{name}": threshold[name]["dice_pooled"] for name in CLASSES[1:]},
-    }
-    details = {
-        "predictors": predictors | {"threshold": threshold},
-        "detection": scans.detection(),
-        "image_auc": auc and auc._asdict(),
-        "overlap_counts": scans.counts[row].tolist(),  # image, class; TP, FP, FN
-    }
-    return scores, details
+    baseline = _threshold_rows(config, records, split)
+    for batch, probabilities in one_ahead(predictions):
+        counts = to_host(overlap_counts(probabilities, batch.arrays["mask"]))
+        views = views_of(to_host(probabilities[row]))
+        for number, (record, scan) in enumerate(zip(batch.records, views, strict=False)):
+            threshold, total = next(baseline)
+            pixels = {name: counts[i, number].tolist() for i, name in enumerate(names)}
+            candidates, lesions = view_findings(
+                scan, record["boxes"], config.data.mask, config.evaluate.min_area
+            )
+            yield ViewRow(
+                patient=int(record["patient"]),
+                view=VIEWS[record["view"]],
+                region=None,
+                abnormal=bool(record["abnormal"]),
+                score=float(scan[..., ABNORMAL].max()),
+                counts=total,
+                overflow=bool(len(record["overflow"])),
+                pixels=pixels | {"threshold": threshold},
+                candidates=candidates,
+                lesions=lesions,
+            )
 
 
-class _ScanScores:
-    """Overlap counts of every predictor; boxes and image scores of one of them."""
-
-    def __init__(self, predictions: Predictions, row: int, min_area: int) -> None:
-        self.boxes: list[list[ScoredBox]] = []
-        self.truths: list[np.ndarray] = []
-        self.image_scores: list[float] = []
-        self.image_labels: list[int] = []
-        counts = []
-        for batch, probabilities in one_ahead(predictions):
-            real = len(batch.records)
-            counts.append(to_host(overlap_counts(probabilities, batch.arrays["mask"]))[:, :real])
-            for record, scan in zip(
-                batch.records, views_of(to_host(probabilities[row]))[:real], strict=True
-            ):
-                self.boxes.append(mask_to_boxes(most_probable_mask(scan), scan, min_area=min_area))
-                self.truths.append(record["boxes"])
-                self.image_scores.append(float(scan[..., ABNORMAL].max()))
-                self.image_labels.append(record["abnormal"])
-        self.counts = np.concatenate(counts, axis=1)
-
-    def detection(self) -> dict[str, Any]:
-        """FROC figures of each foreground class."""
-        figures = {}
-        for label, name in enumerate(CLASSES[1:], start=1):
-            predictions, truths = [], []
-            for boxes, truth in zip(self.boxes, self.truths, strict=True):
-                of_class = [box for box in boxes if box.label == label]
-                predictions.append(
-                    ScoredBoxes(
-                        np.array([box[:4] for box in of_class]).reshape(-1, 4),
-                        np.array([box.score for box in of_class]),
-                    )
-                )
-                truths.append(truth[truth[:, 4] == label, :4])
-            figures[name] = detection_scores(predictions, truths)
-        return figures
-
-
-def _threshold_counts(
+def _threshold_rows(
     config: ml_collections.ConfigDict, records: Callable[[str], Iterable[Record]], split: str
-) -> np.ndarray:
-    """Overlap counts on a split of the threshold detector fitted to the training scans."""
+) -> Iterator[tuple[list[list[int]], float]]:
+    """Of each view the overlap counts of the threshold detector fitted to the training scans.
+
+    Yields:
+        (classes - 1, 3) counts as lists, and how many counts of the camera the view holds.
+    """
     baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
     for record in records("train"):
-        baseline.accumulate(*_intensity_and_mask(config, record))
+        baseline.accumulate(*_intensity_and_mask(decode(record, config.data.mask)))
     thresholds = baseline.best_thresholds()
-    return np.concatenate(
-        [
-            threshold_overlap_counts(*_intensity_and_mask(config, record), thresholds)
-            for record in records(split)
-        ]
-    )
+    for record in records(split):
+        view = decode(record, config.data.mask)
+        counts = threshold_overlap_counts(*_intensity_and_mask(view), thresholds)
+        yield counts[0].tolist(), float(view["image"].sum(dtype=np.int64) / view["gain"])
 
 
-def _intensity_and_mask(
-    config: ml_collections.ConfigDict, record: Record
-) -> tuple[np.ndarray, np.ndarray]:
+def _intensity_and_mask(view: View) -> tuple[np.ndarray, np.ndarray]:
     """(1, H, W) brightness relative to bone, and (1, H, W) true classes."""
-    example = decode(record, config.data.mask)
-    return (example["image"] / example["reference"])[None], example["mask"][None]
+    return (view["image"] / view["reference"])[None], view["mask"][None]
 
 
-def pool_folds(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Dice over the pixels of all images, and that of each fold."""
-    counts = np.concatenate([np.array(fold["overlap_counts"]) for fold in folds])
-    scores = pooled_dice(counts)
-    return {**scores, **{f"fold_{name}": [fold[name] for fold in folds] for name in scores}}
+def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
+    """Dice over the pixels of all views, of the selected predictor and the threshold detector."""
+    threshold = pooled_dice(pixel_counts(rows, "threshold"))
+    return {
+        "num_images": len(rows),
+        **pooled_dice(pixel_counts(rows, selected)),
+        **{name.replace("dice_", "dice_threshold_"): dice for name, dice in threshold.items()},
+    }

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from bonescan_jax.datasets.decode import View
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.hyperparameters import Hyperparameters
+from bonescan_jax.metrics.rows import ViewRow
 from bonescan_jax.models.build import ImageNetwork, Network, Tree
 
 AnyNetwork = Network | ImageNetwork
@@ -84,7 +85,7 @@ class Task(Protocol):
     def rank(self, scores: Scores) -> float:
         """The score of a validation that decides which step is best; higher is better."""
 
-    def evaluation_scores(
+    def scored_rows(
         self,
         config: ml_collections.ConfigDict,
         network: Any,  # noqa: ANN401
@@ -92,11 +93,11 @@ class Task(Protocol):
         predictions: Predictions,
         records: Callable[[str], Iterable[Record]],
         split: str,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Headline scores of the predictor in a row, and all details."""
+    ) -> Iterator[ViewRow]:
+        """What all figures are computed from: a row for each view, of the predictor in a row."""
 
-    def pool_folds(self, folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The scores of all out-of-fold predictions together, and those of each fold."""
+    def headline(self, rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
+        """The scores that a run is known by, from the rows of a split."""
 
 
 def one_ahead(results: Iterable[Result]) -> Iterator[Result]:
