@@ -1,5 +1,7 @@
 """Rods, ellipsoids, shells and curved plates as clouds of points: what the phantom is built of."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, RectBivariateSpline
@@ -91,7 +93,7 @@ def shell(centre: ArrayLike, semi: ArrayLike, thickness: float) -> tuple[np.ndar
     return np.asarray(centre) + normal * axes * depth[:, None], area * thickness
 
 
-def plate(grid: ArrayLike, thickness: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def plate(grid: ArrayLike, thickness: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Sample a curved plate through a grid of control points.
 
     Args:
