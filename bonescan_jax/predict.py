@@ -19,7 +19,7 @@ from bonescan_jax.evaluate import load_network, resolve_predictor
 from bonescan_jax.models.build import Network
 from bonescan_jax.report.overlay import draw_overlay, save_overlay, save_result
 from bonescan_jax.runs.progress import Progress
-from bonescan_jax.runs.workdir import read_config, write_json
+from bonescan_jax.runs.workdir import change, read_config, write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.files import FileView, ViewHeader, decode_image, read_view_headers
@@ -41,6 +41,7 @@ def predict(
     predictor: str,
     limit: int,
     checkpoint: str = "newest",
+    changes: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs the network of a workdir over a file, or all files of a folder or a zip file.
 
@@ -58,6 +59,7 @@ def predict(
         limit: the first so many examples only, which are pairs and lone views for a network of
             both views, else views; 0 is all.
         checkpoint: "newest", or "best" in validation.
+        changes: settings by name that differ from the run's, such as {"evaluate.min_area": 9}.
 
     Returns:
         How many `files` there are, how many `views` were read of them, how many `pairs` are among
@@ -68,6 +70,7 @@ def predict(
         InputError: workdir, source or out cannot be used.
     """
     config = read_config(workdir)
+    change(config, changes or {})
     require_segmentation(
         config, str(workdir / "config.json"), "what is written are masks and boxes"
     )

@@ -92,6 +92,7 @@ def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] |
 
 def _define_predict(values: flags.FlagValues) -> None:
     workdir_flag(values)
+    changes_flag(values)
     predictor_flag(values)
     checkpoint_flag(values)
     string_flag(values, "input", None, "JPEG, PNG or DICOM file; a folder or zip file of them.")
@@ -112,7 +113,8 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     workdir = Path(values.workdir)
     out = Path(values.out) if values.out else workdir / "predictions"
     arguments = (values.predictor, values.limit, values.checkpoint)
-    return finish(*predict(workdir, Path(values.input), out, *arguments))
+    changes = read_changes(values)
+    return finish(*predict(workdir, Path(values.input), out, *arguments, changes))
 
 
 # ---- report --------------------------------------------------------------------------------------

@@ -1,146 +1,226 @@
-"""Lesion-level detection: the free-response ROC curve (FROC) and the sensitivities read off it.
+"""Lesion-level detection from rows: which candidates are hits, and the free-response ROC curve.
 
-Hit criterion: **the centre of the predicted box lies inside the true box**. This is the rule
-of lesion-marking studies, where a mark is correct if it falls on the lesion (Setio et al. 2017,
-"Validation, comparison, and combination of algorithms for automatic detection of pulmonary nodules
-in computed tomography images: the LUNA16 challenge", Med. Image Anal. 42, doi
-10.1016/j.media.2017.06.015; Chakraborty 2011, doi 10.1016/j.nima.2010.11.042). Overlap would be the
-wrong measure here: the median box drawn by hand has 9×10 pixels, and a box of the same size shifted
-by three pixels in both directions, which still points at the right spot, has an IoU of only 0.3.
+Two rules of what a hit is, because published results differ by them:
 
-As in LUNA16 a lesion counts once, by the best-scored prediction on it; a further prediction on a
-lesion that was found already is ignored, neither a hit nor a false positive.
+- **centre**: the centre of the predicted box lies inside the true box, the rule of lesion-marking
+  studies, where a mark is correct if it falls on the lesion (Setio et al. 2017, the LUNA16
+  challenge, doi 10.1016/j.media.2017.06.015; Chakraborty 2011, doi 10.1016/j.nima.2010.11.042). A
+  lesion counts once, by the best-scored candidate on it.
+- **overlap**: the IoU of the pixels of candidate and lesion is 0.1 or more; candidates and lesions
+  of a view are paired so that as many as possible are, and of those ways with the largest sum of
+  IoU (Saha et al. 2024, the PI-CAI challenge, doi 10.1016/S1470-2045(24)00220-1). 0.1 and not 0.5:
+  a box of the median 9×10 pixels that is shifted by 3 pixels both ways, which still points at the
+  right spot, has an IoU of 0.3.
+
+By both, a further candidate on a lesion that has its hit is neither hit nor false positive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
-# The operating points that results on BS-80K are quoted at.
-FALSE_POSITIVES_PER_SCAN = (0.3, 0.5, 1.0)
+from bonescan_jax.metrics.rows import Candidate, Lesion, ViewRow
+
+RULES = ("centre", "overlap")
+# The operating points that results on BS-80K are quoted at; per view or per patient.
+FALSE_POSITIVES = (0.3, 0.5, 1.0, 2.0)
+IOU = 0.1  # of a hit by overlap
+IOUS = (0.1, 0.3, 0.5)  # of average precision
 
 
-class ScoredBoxes(NamedTuple):
-    """What was predicted on one scan for one class."""
+class Events(NamedTuple):
+    """The candidates of one class over a set of rows, and how many lesions there are to find.
 
-    boxes: np.ndarray  # (N, 4) xmin, ymin, xmax, ymax in pixels; xmax and ymax are outside
-    scores: np.ndarray  # (N,) higher is more confident
+    Patients are numbered from 0 in ascending order of their names in the rows.
+    """
+
+    scores: np.ndarray  # (N,) higher is more certain
+    hit: np.ndarray  # (N,) bool, it found a lesion
+    false_positive: np.ndarray  # (N,) bool; a candidate may be neither
+    patients: np.ndarray  # (N,) number of the patient
+    lesions: np.ndarray  # (patients,) lesions of each
+
+    def of_candidates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All but the lesions, in order."""
+        return self[:4]
 
 
 class FrocCurve(NamedTuple):
-    """One point per distinct score, descending: keep the predictions that score at least it."""
+    """One point per distinct score, descending: keep the candidates that score at least it."""
 
     scores: np.ndarray  # (K,)
-    false_positives_per_scan: np.ndarray  # (K,) non-decreasing
+    false_positives: np.ndarray  # (K,) per scan, non-decreasing
     sensitivity: np.ndarray  # (K,) share of all lesions that were found, non-decreasing
 
 
-def froc(predictions: Sequence[ScoredBoxes], truths: Sequence[np.ndarray]) -> FrocCurve:
-    """Draw the FROC curve of one class over a set of scans.
+class SensitivityAt(NamedTuple):
+    """What a curve reaches at a rate of false positives."""
+
+    sensitivity: float
+    reached: bool  # False: the curve ends before the rate, and this is what it had reached
+
+
+def events(
+    rows: Sequence[ViewRow],
+    label: int,
+    rule: str,
+    *,
+    iou: float = IOU,
+    counted: Callable[[Lesion], bool] = lambda lesion: True,
+) -> Events:
+    """Matches the candidates of a class with the lesions of the same class, view by view.
 
     Args:
-        predictions: per scan the predicted boxes and scores.
-        truths: per scan (M, 4), the true boxes, in the same order of scans.
-
-    Returns:
-        The curve; it has no points if nothing was predicted.
-
-    Raises:
-        ValueError: there are no scans, no scan holds a lesion, or the two numbers of scans differ.
+        rows: of all views.
+        label: of the class.
+        rule: one of `RULES`.
+        iou: the least of a hit by overlap.
+        counted: whether a lesion is to be found; hits on others are ignored.
     """
-    num_lesions = sum(len(boxes) for boxes in truths)
-    if not num_lesions:
-        raise ValueError("a FROC curve needs at least one true box")
-    scored = [
-        (score, hit, false_positive)
-        for prediction, boxes in zip(predictions, truths, strict=True)
-        for score, hit, false_positive in _match(prediction, boxes)
-    ]
-    scores, hits, false_positives = np.array(scored, np.float64).reshape(-1, 3).T
-    order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
-    # Predictions of equal score share one threshold: only the last of them is a point.
-    points = np.flatnonzero(np.diff(scores, append=-np.inf))
-    return FrocCurve(
-        scores[points],
-        np.cumsum(false_positives[order])[points] / len(truths),
-        np.cumsum(hits[order])[points] / num_lesions,
+    names, patients = np.unique([row.patient for row in rows], return_inverse=True)
+    lesions = np.zeros(len(names), np.int64)
+    found: list[tuple[float, bool, bool, int]] = []
+    for row, patient in zip(rows, patients, strict=True):
+        true = {i: each for i, each in enumerate(row.lesions) if each.label == label}
+        candidates = sorted(
+            (each for each in row.candidates if each.label == label), key=lambda each: -each.score
+        )
+        lesions[patient] += sum(map(counted, true.values()))
+        matched = (
+            _match_by_centre(candidates, true)
+            if rule == "centre"
+            else _match_by_overlap(candidates, true, iou)
+        )
+        for candidate, (lesion, touches) in zip(candidates, matched, strict=True):
+            hit = lesion is not None and counted(true[lesion])
+            found.append((candidate.score, hit, not touches, int(patient)))
+    scores, hits, false_positives, owners = np.array(found, np.float64).reshape(-1, 4).T
+    return Events(
+        scores, hits.astype(bool), false_positives.astype(bool), owners.astype(np.int64), lesions
     )
 
 
-def sensitivity_at(
-    curve: FrocCurve, rates: Sequence[float] = FALSE_POSITIVES_PER_SCAN
-) -> dict[str, float | None]:
-    """Read the sensitivity at given numbers of false positives per scan, without interpolation.
+# The lesion that a candidate is the hit of, and whether it is on any lesion.
+Match = tuple[int | None, bool]
+
+
+def _match_by_centre(candidates: Sequence[Candidate], lesions: dict[int, Lesion]) -> list[Match]:
+    """Best score first; of overlapping lesions the one with the nearest centre."""
+    free, matches = set(lesions), []
+    for candidate in candidates:
+        centre = _centre(candidate.box)
+        on = [i for i, lesion in lesions.items() if _holds(lesion.box, centre)]
+        nearest = min(
+            free.intersection(on),
+            key=lambda i: float(np.linalg.norm(_centre(lesions[i].box) - centre)),
+            default=None,
+        )
+        free.discard(nearest)
+        matches.append((nearest, bool(on)))
+    return matches
+
+
+def _match_by_overlap(
+    candidates: Sequence[Candidate], lesions: dict[int, Lesion], least: float
+) -> list[Match]:
+    """As many pairs as possible, of these the largest sum of IoU (the Hungarian method)."""
+    columns = {lesion: column for column, lesion in enumerate(lesions)}
+    overlap = np.zeros((len(candidates), len(lesions)))
+    for number, candidate in enumerate(candidates):
+        for lesion, iou in candidate.overlaps:
+            if lesion in columns and iou >= least:
+                overlap[number, columns[lesion]] = iou
+    # A pair is worth more than all that a better choice of IoU can add.
+    gain = np.where(overlap > 0, 1 + min(overlap.shape, default=0) + overlap, 0.0)
+    pairs = dict(zip(*linear_sum_assignment(gain, maximize=True), strict=True))
+    names = list(lesions)
+    return [
+        (
+            names[pairs[number]] if number in pairs and overlap[number, pairs[number]] else None,
+            bool(overlap[number].any()),
+        )
+        for number in range(len(candidates))
+    ]
+
+
+def _centre(box: Sequence[int]) -> np.ndarray:
+    return (np.array(box[:2], np.float64) + box[2:]) / 2
+
+
+def _holds(box: Sequence[int], point: np.ndarray) -> bool:
+    return bool((box[:2] <= point).all() and (point < box[2:]).all())
+
+
+def froc(found: Events, num_scans: int) -> FrocCurve:
+    """The FROC curve; it has no points if there are no candidates.
 
     Args:
-        curve: as `froc` gives it.
-        rates: acceptable numbers of false positives per scan.
+        found: hits and false positives.
+        num_scans: what false positives are counted per: views, or patients.
 
-    Returns:
-        For every rate, as a string, the sensitivity of the most sensitive point with no more false
-        positives. None where the curve ends before the rate is reached; but once all lesions are
-        found, a greater rate cannot find more and the sensitivity is 1.
+    Raises:
+        ValueError: there is no lesion.
     """
-    end = curve.false_positives_per_scan.max(initial=0)
-    found = {}
-    for rate in rates:
-        allowed = curve.sensitivity[curve.false_positives_per_scan <= rate]
-        best = float(allowed.max(initial=0.0))
-        found[str(rate)] = best if end >= rate or best == 1.0 else None
-    return found
-
-
-def detection_scores(
-    predictions: Sequence[ScoredBoxes], truths: Sequence[np.ndarray]
-) -> dict[str, object] | None:
-    """Sum up the FROC curve of one class as JSON values.
-
-    Args:
-        predictions: per scan the predicted boxes and scores.
-        truths: per scan (M, 4), the true boxes, in the same order of scans.
-
-    Returns:
-        `num_lesions`; `sensitivity_at` the standard rates; `sensitivity` and
-        `false_positives_per_scan` with every prediction kept, which says where the curve ends; and
-        `curve`, its points as two lists. None if no scan holds a lesion.
-    """
-    num_lesions = sum(len(boxes) for boxes in truths)
+    num_lesions = int(found.lesions.sum())
     if not num_lesions:
-        return None
-    curve = froc(predictions, truths)
+        raise ValueError("a FROC curve needs at least one lesion")
+    order = np.argsort(-found.scores, kind="stable")
+    scores = found.scores[order]
+    # Candidates of equal score share one threshold: only the last of them is a point.
+    points = np.flatnonzero(np.diff(scores, append=-np.inf))
+    return FrocCurve(
+        scores[points],
+        np.cumsum(found.false_positive[order])[points] / num_scans,
+        np.cumsum(found.hit[order])[points] / num_lesions,
+    )
+
+
+def sensitivity_at(curve: FrocCurve, rate: float) -> SensitivityAt:
+    """The sensitivity of the most sensitive point with no more false positives than a rate.
+
+    Nothing is interpolated. Once all lesions are found, a greater rate cannot find more, and counts
+    as reached.
+    """
+    # 3 of 10 are no more than 0.3 each, whatever they are rounded to.
+    within = curve.sensitivity[curve.false_positives <= rate * (1 + 1e-12)]
+    best = float(within.max(initial=0.0))
+    end = curve.false_positives.max(initial=0.0)
+    return SensitivityAt(best, bool(end * (1 + 1e-12) >= rate or best == 1.0))
+
+
+def operating_point(found: Events, threshold: float) -> dict[str, float | int | None]:
+    """Precision, recall and F1 of lesions where candidates of at least the threshold are kept.
+
+    A candidate that is neither hit nor false positive counts for nothing.
+    """
+    kept = found.scores >= threshold
+    hits, extra = int(found.hit[kept].sum()), int(found.false_positive[kept].sum())
+    missed = int(found.lesions.sum()) - hits
     return {
-        "num_lesions": num_lesions,
-        "sensitivity_at": sensitivity_at(curve),
-        "sensitivity": float(curve.sensitivity.max(initial=0)),
-        "false_positives_per_scan": float(curve.false_positives_per_scan.max(initial=0)),
-        "curve": {
-            "false_positives_per_scan": curve.false_positives_per_scan.tolist(),
-            "sensitivity": curve.sensitivity.tolist(),
-        },
+        "found": hits,
+        "missed": missed,
+        "false_positives": extra,
+        "precision": _ratio(hits, hits + extra),
+        "recall": _ratio(hits, hits + missed),
+        "f1": _ratio(2 * hits, 2 * hits + extra + missed),
     }
 
 
-def _match(prediction: ScoredBoxes, boxes: np.ndarray) -> list[tuple[float, bool, bool]]:
-    """Match one scan greedily, best score first: (score, is a hit, is a false positive) each."""
-    found = np.zeros(len(boxes), bool)
-    matched = []
-    for i in np.argsort(-prediction.scores, kind="stable"):
-        distance = _distance_if_hit(prediction.boxes[i], boxes)
-        free = np.where(found, np.inf, distance)
-        hit = bool(np.isfinite(free).any())
-        if hit:
-            found[np.argmin(free)] = True  # of overlapping lesions the one with the nearest centre
-        false_positive = not np.isfinite(distance).any()
-        matched.append((float(prediction.scores[i]), hit, false_positive))
-    return matched
+def best_f1_threshold(found: Events) -> float | None:
+    """The score with the best F1, of equally good ones the highest; None if nothing is ever hit.
+
+    Args:
+        found: of the validation split, never of what is scored.
+    """
+    if not found.hit.any():
+        return None
+    curve = froc(found, 1)
+    hits = curve.sensitivity * found.lesions.sum()
+    f1 = 2 * hits / (hits + curve.false_positives + found.lesions.sum())
+    return float(curve.scores[np.argmax(f1)])
 
 
-def _distance_if_hit(predicted: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return (M,) distances in pixels from centre to centre, infinite where it is not a hit."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    centre = (np.asarray(predicted[:2], np.float64) + predicted[2:]) / 2
-    low, high = boxes[:, :2], boxes[:, 2:]
-    inside = ((low <= centre) & (centre < high)).all(axis=1)
-    return np.where(inside, np.linalg.norm((low + high) / 2 - centre, axis=1), np.inf)
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None

@@ -291,7 +291,8 @@ def _calibration(found: Events, temperature: float | None, weights: np.ndarray) 
     ways = {"as_predicted": found.scores}
     if temperature is not None:
         ways["with_temperature"] = calibration.apply_temperature(found.scores, temperature)
-    number, result = weights.shape[1], {"temperature": temperature}
+    number = weights.shape[1]
+    result: dict[str, Any] = {"temperature": temperature}
     for way, scores in ways.items():
         errors = (scores - found.hit) ** 2
         error = bootstrap.calibration_error(scores, found.hit, found.patients, number)

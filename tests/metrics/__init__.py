@@ -1,0 +1,1 @@
+"""Tests of bonescan_jax.metrics."""
