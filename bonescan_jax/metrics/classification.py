@@ -141,12 +141,12 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float | None:
         A score, at or above which is abnormal; of equally good ones the highest. None if all are
         of one class.
     """
-    curve = roc_curve(scores, labels)
-    if curve is None:
+    levels, positives, negatives = _levels(scores, labels)
+    if not positives.sum() or not negatives.sum():
         return None
-    # Not the infinite one, which calls nothing abnormal.
-    index = (curve.sensitivity - curve.false_positive_rate)[1:]
-    return float(curve.thresholds[1 + np.argmax(index)])
+    # Whole numbers, of which equal ones are equal.
+    index = np.cumsum(positives) * negatives.sum() - np.cumsum(negatives) * positives.sum()
+    return float(levels[np.argmax(index)])
 
 
 def rates_at(
