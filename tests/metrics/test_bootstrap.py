@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import norm, t, ttest_1samp
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from statsmodels.stats.proportion import proportion_confint
 
 from bonescan_jax.metrics import bootstrap
 from bonescan_jax.metrics.calibration import equal_mass_bins
@@ -164,8 +167,13 @@ def test_calibration_error_is_that_of_repeated_items_in_the_same_bins(study):
     assert found == pytest.approx(sum(distances) / len(kept))
 
 
+def expanded(number):
+    """The confidence level of Hesterberg's expanded percentile interval."""
+    return 1 - 2 * norm.cdf(-t.ppf(0.975, number - 1) * np.sqrt(number / (number - 1)))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
-def test_interval_is_that_of_scipy_on_the_same_resamples(seed):
+def test_resamples_and_percentiles_are_those_of_scipy(seed):
     study = random_study(seed)
     items = [np.flatnonzero(study.patients == each) for each in range(study.num_patients)]
 
@@ -179,12 +187,48 @@ def test_interval_is_that_of_scipy_on_the_same_resamples(seed):
         n_resamples=200,
         vectorized=False,
         method="percentile",
+        confidence_level=expanded(30),
         rng=np.random.default_rng(seed),
-    ).confidence_interval
+    )
     weights = bootstrap.draw_weights(study.num_patients, 200, seed)
-    found = bootstrap.estimate(bootstrap.auc(*study[:4]), weights)
-    assert (found.low, found.high) == pytest.approx(tuple(expected))
-    assert found.value == pytest.approx(roc_auc_score(study.labels, study.scores))
+    values = bootstrap.auc(*study[:4]).of_weights(weights)
+    np.testing.assert_allclose(values, expected.bootstrap_distribution)
+    found = bootstrap.percentile_interval(values, 30, 0.95)
+    assert found == pytest.approx(tuple(expected.confidence_interval))
+
+
+@pytest.mark.parametrize("right", [30, 70, 90])
+def test_interval_of_one_answer_a_patient_is_near_wilsons(right):
+    answers = np.arange(100) < right
+    found = bootstrap.estimate(
+        bootstrap.mean(answers, np.arange(100), 100), bootstrap.draw_weights(100)
+    )
+    low, high = proportion_confint(right, 100, method="wilson")
+    assert found.value == right / 100
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+
+
+def test_interval_of_a_mean_in_other_units_is_near_students():
+    distances = np.random.default_rng(0).normal(4, 1.5, 60)
+    found = bootstrap.estimate(
+        bootstrap.mean(distances, np.arange(60), 60, is_share=False), bootstrap.draw_weights(60)
+    )
+    expected = ttest_1samp(distances, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.05)
+
+
+def test_interval_of_a_share_is_even_in_its_logit():
+    study = random_study(0)
+    statistic, weights = bootstrap.auc(*study[:4]), bootstrap.draw_weights(study.num_patients)
+    found = bootstrap.estimate(statistic, weights)
+    low, value, high = logit([found.low, found.value, found.high])
+    assert high - value == pytest.approx(value - low)
+    # The delta method: a logit changes 1 / (v (1 - v)) times as fast as v.
+    number = min(len(np.unique(study.patients[of])) for of in (study.labels, ~study.labels))
+    error = statistic.of_weights(weights).std() * np.sqrt(number / (number - 1))
+    step = 1e-6
+    slope = (logit(found.value + step) - logit(found.value - step)) / (2 * step)
+    assert high - value == pytest.approx(t.ppf(0.975, number - 1) * error * slope, rel=1e-4)
 
 
 def test_weights_draw_as_many_patients_as_there_are():
@@ -243,3 +287,21 @@ def test_undefined_and_certain_scores_have_no_interval():
     assert bootstrap.estimate(nothing, weights) == (None, None, None, "nothing to compute it from")
     right = bootstrap.mean(np.ones(20), np.arange(20), 20)
     assert bootstrap.estimate(right, weights) == (1.0, None, None, "all resamples agree")
+
+
+def test_a_share_of_one_that_resamples_doubt_has_an_interval():
+    """All lesions are found, but a resample with more false positives has a higher threshold."""
+    scores = np.concatenate([np.linspace(0.3, 1, 20), np.full(20, 0.5)])
+    hit = np.arange(40) < 20
+    patients = np.tile(np.arange(20), 2)
+    statistic = bootstrap.sensitivity(
+        scores, hit, ~hit, patients, lesions=np.ones(20), scans=np.ones(20), rate=1
+    )
+    assert bootstrap.estimate(statistic, bootstrap.draw_weights(20)).reason is not None
+    uneven = bootstrap.sensitivity(
+        scores, hit, ~hit & (patients % 2 == 0), patients,
+        lesions=np.ones(20), scans=np.ones(20), rate=0.5,
+    )  # fmt: skip
+    found = bootstrap.estimate(uneven, bootstrap.draw_weights(20))
+    assert found.value == found.high == 1
+    assert found.low < 0.9

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -51,6 +52,7 @@ def test_difference_is_that_of_scipy_on_the_same_resamples():
         paired=True,
         method="percentile",
         n_resamples=2000,
+        confidence_level=1 - 2 * norm.cdf(-t.ppf(0.975, 49) * np.sqrt(50 / 49)),
         rng=np.random.default_rng(1),
     )
     found = paired_difference(of_patients(first), of_patients(second), draw_weights(50, seed=1))
@@ -64,7 +66,7 @@ def test_pairs_see_what_two_intervals_hide():
     weights = draw_weights(50)
     paired = paired_difference(of_patients(first), of_patients(first - 0.02), weights)
     assert (paired.low, paired.high) == pytest.approx((0.02, 0.02))
-    assert paired.p_value == pytest.approx(2 / 2001)
+    assert paired.p_value == pytest.approx(2 * t.cdf(norm.ppf(1 / 2001) * np.sqrt(49 / 50), 49))
     shuffled = paired_difference(
         of_patients(first), of_patients(rng.permutation(first - 0.02)), weights
     )
