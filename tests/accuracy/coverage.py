@@ -6,37 +6,41 @@ A study is 100 or 300 patients, half of them abnormal, with 2 images each (the v
 26 (crops of its regions). What a patient's images have in common is half of the variance of their
 scores, so images are far from independent. For each study an interval of
 
-- the AUC of images, by DeLong, who takes images as independent, by Obuchowski, who does not, and by
-  resampled patients,
-- the sensitivity at one false positive per image, by resampled patients; lesions of a patient are
-  all easier or harder to find, and a patient's images have more or fewer false positives,
-- the pooled Dice, by resampled patients; areas of lesions are log-normal, so a few rule the ratio.
+- the AUC of images of two networks, and their difference. DeLong takes images as independent,
+  Obuchowski does not;
+- the sensitivity at one false positive per image, where lesions of a patient are all easier or
+  harder to find, and a patient's images have more or fewer false positives;
+- the pooled Dice, where areas of lesions are log-normal, so that a few rule the ratio.
 
-The true AUC is known; that of the other two is what one study of `MANY` images has. Coverage is the
-share of studies whose interval holds it: with 2,000 of them it has a standard error of 0.5 points.
-Progress goes to standard error, a table in Markdown and one line of JSON to standard output.
+`bootstrap` is what the package gives, `percentiles` the plain ones of the same resamples. The true
+AUC is known; true values of the other two are those of a study of `MANY` images. Coverage is the
+share of studies whose interval holds the true value: of 2,000 it has a standard error of 0.5
+points. A study without an interval does not count. Progress goes to standard error, a table in
+Markdown and one line of JSON to standard output.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
 from bonescan_jax.metrics import bootstrap
-from bonescan_jax.metrics.classification import roc_auc
+from bonescan_jax.metrics.classification import Auc, roc_auc
+from bonescan_jax.metrics.comparison import Difference, paired_difference
 
 MANY = 2_000_000
 IMAGES = (2, 26)
 PATIENTS = (100, 300)
-# Of an abnormal patient's images these are abnormal, one of the two views or three of the crops.
+# Of an abnormal patient's images; on average 1.6 of the two views, 3.9 of the crops.
 SHARE_ABNORMAL = {2: 0.8, 26: 0.15}
-APART = 1.6  # abnormal scores from normal, in standard deviations: an AUC of 0.871
+APART = (1.6, 2.4)  # abnormal scores from normal, in standard deviations: AUC of 0.871 and 0.955
 FALSE_CANDIDATES = 4.0  # per image
+
+Interval = Auc | bootstrap.Estimate | Difference
 
 
 class Study(NamedTuple):
@@ -47,14 +51,13 @@ class Study(NamedTuple):
     abnormal: np.ndarray  # (images,) bool
     rng: np.random.Generator
 
-    def shared(self, share: float = 0.5) -> np.ndarray:
-        """(images,) the patient's part of a standard normal variable, with so much variance."""
-        return np.sqrt(share) * self.rng.normal(size=self.num_patients)[self.patients]
+    def shared(self) -> np.ndarray:
+        """(images,) the patient's half of a standard normal variable."""
+        return np.sqrt(0.5) * self.rng.normal(size=self.num_patients)[self.patients]
 
-    def normal(self, share: float = 0.5) -> np.ndarray:
-        """(images,) standard normal, correlated within patients."""
-        own = np.sqrt(1 - share) * self.rng.normal(size=len(self.patients))
-        return self.shared(share) + own
+    def normal(self) -> np.ndarray:
+        """(images,) standard normal, half of it the patient's."""
+        return self.shared() + np.sqrt(0.5) * self.rng.normal(size=len(self.patients))
 
 
 def make_study(num_patients: int, images: int, rng: np.random.Generator) -> Study:
@@ -62,11 +65,6 @@ def make_study(num_patients: int, images: int, rng: np.random.Generator) -> Stud
     ill = rng.random(num_patients) < 0.5
     abnormal = ill[patients] & (rng.random(len(patients)) < SHARE_ABNORMAL[images])
     return Study(num_patients, patients, abnormal, rng)
-
-
-def scored_images(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels and patients of all images."""
-    return study.normal() + APART * study.abnormal, study.abnormal, study.patients
 
 
 def sensitivity(study: Study) -> bootstrap.Statistic:
@@ -101,66 +99,94 @@ def dice(study: Study) -> bootstrap.Statistic:
     return bootstrap.pooled_dice(counts, study.patients, study.num_patients)
 
 
-def intervals(study: Study, weights: np.ndarray) -> dict[str, bootstrap.Estimate]:
+def intervals(study: Study, weights: np.ndarray) -> dict[str, Interval]:
     """One of each method."""
-    scores, labels, patients = scored_images(study)
-    by_formula = {
-        "AUC, DeLong": roc_auc(scores, labels),
-        "AUC, Obuchowski": roc_auc(scores, labels, clusters=patients),
-    }
-    by_resampling = {
-        "AUC, bootstrap": bootstrap.auc(scores, labels, patients, study.num_patients),
-        "sensitivity at 1, bootstrap": sensitivity(study),
-        "Dice, bootstrap": dice(study),
-    }
-    return {
-        **{name: bootstrap.Estimate(*found, None) for name, found in by_formula.items()},
-        **{name: bootstrap.estimate(each, weights) for name, each in by_resampling.items()},
-    }
+    found: dict[str, Interval] = {}
+    statistics = {"sensitivity at 1": sensitivity(study), "Dice": dice(study)}
+    seen, labels, patients = study.normal(), study.abnormal, study.patients
+    for apart in APART:
+        scores = np.sqrt(0.5) * (seen + study.normal()) + apart * labels
+        name = auc_name(apart)
+        found[f"{name}, DeLong"] = roc_auc(scores, labels)
+        found[f"{name}, Obuchowski"] = roc_auc(scores, labels, clusters=patients)
+        statistics[name] = bootstrap.auc(scores, labels, patients, study.num_patients)
+    for name, statistic in statistics.items():
+        found[f"{name}, bootstrap"] = bootstrap.estimate(statistic, weights)
+        plain = np.nanquantile(statistic.of_weights(weights), [0.025, 0.975])
+        found[f"{name}, percentiles"] = bootstrap.Estimate(statistic.value(), *plain, None)
+    found["difference of AUC, bootstrap"] = paired_difference(
+        *(statistics[auc_name(apart)] for apart in APART), weights
+    )
+    return found
+
+
+def auc_name(apart: float) -> str:
+    return f"AUC {true_auc(apart):.3f}"
+
+
+def true_auc(apart: float) -> float:
+    """The chance that one of two independent scores is greater."""
+    return float(norm.cdf(apart / np.sqrt(2)))
 
 
 def true_values(images: int, seed: int) -> dict[str, float]:
-    auc = float(norm.cdf(APART / np.sqrt(2)))
-
-    def of_many(score: Callable[[Study], bootstrap.Statistic]) -> float:
-        return score(make_study(MANY // images, images, np.random.default_rng(seed))).value()
-
-    return {
-        "AUC, DeLong": auc,
-        "AUC, Obuchowski": auc,
-        "AUC, bootstrap": auc,
-        "sensitivity at 1, bootstrap": of_many(sensitivity),
-        "Dice, bootstrap": of_many(dice),
-    }
+    """By the first part of the names of `intervals`."""
+    study = make_study(MANY // images, images, np.random.default_rng(seed))
+    of_many = {"sensitivity at 1": sensitivity(study).value(), "Dice": dice(study).value()}
+    aucs = {auc_name(apart): true_auc(apart) for apart in APART}
+    return {**of_many, **aucs, "difference of AUC": true_auc(APART[0]) - true_auc(APART[1])}
 
 
 def measure(
     num_patients: int, images: int, studies: int, draws: int, seed: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Coverage and mean half-width of each method, a row each."""
     truth = true_values(images, seed)
-    found: dict[str, list[bootstrap.Estimate]] = {name: [] for name in truth}
+    found: dict[str, list[Interval]] = {}
     weights = bootstrap.draw_weights(num_patients, draws, seed)
     for number in range(studies):
         rng = np.random.default_rng([seed, num_patients, images, number])
         for name, each in intervals(make_study(num_patients, images, rng), weights).items():
-            found[name].append(each)
+            found.setdefault(name, []).append(each)
         if number % 500 == 499:
             print(f"{num_patients} patients, {images} images: {number + 1} of {studies} studies",
                   file=sys.stderr, flush=True)  # fmt: skip
     rows = []
     for name, estimates in found.items():
-        low, high = np.array([[each.low, each.high] for each in estimates], np.float64).T
-        covered = (low <= truth[name]) & (truth[name] <= high)
+        given = [(each.low, each.high) for each in estimates if each.low is not None]
+        low, high = np.array(given, np.float64).T
+        true = truth[name.split(",")[0]]
+        above, below = 100 * np.mean(low > true), 100 * np.mean(high < true)
         rows.append({
             "interval": name,
             "patients": num_patients,
-            "images a patient": images,
-            "true value": round(truth[name], 3),
-            "half-width": round(float(np.mean(high - low)) / 2, 3),
-            "coverage, %": round(100 * float(np.mean(covered)), 1),
+            "images": images,
+            "true": round(true, 3),
+            "half_width": round(float(np.mean(high - low)) / 2, 3),
+            "covers": round(float(100 - above - below), 1),
+            "too_high": round(float(above), 1),
+            "too_low": round(float(below), 1),
+            "none": len(estimates) - len(given),
         })  # fmt: skip
     return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Coverage in percent, with what is too high and too low in brackets, by size of the study."""
+    sizes = [(num_patients, images) for num_patients in PATIENTS for images in IMAGES]
+    cells = {
+        (
+            row["interval"],
+            row["patients"],
+            row["images"],
+        ): "{covers} ({too_high}, {too_low})".format(**row)
+        for row in rows
+    }
+    lines = ["| interval | " + " | ".join(f"{n} × {images}" for n, images in sizes) + " |"]
+    lines.append("|---|" + "---|" * len(sizes))
+    for name in sorted({row["interval"] for row in rows}):
+        lines.append(f"| {name} | " + " | ".join(cells[name, *size] for size in sizes) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -175,10 +201,7 @@ def main() -> None:
         for images in IMAGES
         for row in measure(num_patients, images, **vars(arguments))
     ]
-    rows.sort(key=lambda row: str(row["interval"]))
-    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
+    print(table(rows))
     print(json.dumps({"studies": arguments.studies, "draws": arguments.draws, "rows": rows}))
 
 
