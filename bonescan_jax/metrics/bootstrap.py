@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.special import expit, logit
+from scipy.stats import norm, t
 
 from bonescan_jax.metrics.calibration import equal_mass_bins
 
@@ -40,10 +42,12 @@ class Statistic:
             the score is undefined, as a share of no lesions is.
         support: how many patients there are of each kind that the score cannot do without, by a
             name in the plural.
+        is_share: its values lie between 0 and 1.
     """
 
     of_weights: OfWeights
     support: Mapping[str, int]
+    is_share: bool = True
 
     def value(self) -> float:
         """The score itself, every patient counted once; NaN if it is undefined."""
@@ -80,7 +84,10 @@ def draw_weights(num_patients: int, draws: int = DRAWS, seed: int = 0) -> np.nda
 
 
 def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """Give a score its percentile interval.
+    """Give a score its interval.
+
+    That of a share is `share_interval` with the standard deviation of the resamples as its standard
+    error, that of another score `percentile_interval`; so is that of a share of 0 or 1.
 
     Args:
         statistic: the score.
@@ -96,12 +103,16 @@ def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95
     if np.isnan(value):
         return Estimate(None, None, None, "nothing to compute it from")
     reason = missing_support(statistic)
-    if reason is None:
-        low, high = percentiles(statistic.of_weights(weights), confidence)
-        if low < high:
-            return Estimate(value, low, high, None)
-        reason = "all resamples agree"
-    return Estimate(value, None, None, reason)
+    if reason is not None:
+        return Estimate(value, None, None, reason)
+    values, number = statistic.of_weights(weights), rarest(statistic)
+    # A resample without any patient of a kind has no value and does not count.
+    if np.nanmin(values) == np.nanmax(values):
+        return Estimate(value, None, None, "all resamples agree")
+    if statistic.is_share and 0 < value < 1:
+        error = float(np.nanstd(values)) * np.sqrt(number / (number - 1))
+        return Estimate(value, *share_interval(value, error, number, confidence), None)
+    return Estimate(value, *percentile_interval(values, number, confidence), None)
 
 
 def missing_support(statistic: Statistic) -> str | None:
@@ -112,9 +123,46 @@ def missing_support(statistic: Statistic) -> str | None:
     return None
 
 
-def percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The middle share of (draws,) values; resamples in which a score is undefined do not count."""
-    outside = (1 - confidence) / 2
+def rarest(statistic: Statistic) -> int:
+    """How many patients there are of the kind that limits what is known."""
+    return min(statistic.support.values())
+
+
+def share_interval(
+    value: float, error: float, number: int, confidence: float
+) -> tuple[float, float]:
+    """An interval of a share that is symmetric in its logit and so stays between 0 and 1.
+
+    The intervals that are symmetric in the share itself, and those of percentiles, are too high for
+    shares near 1: of an AUC of 0.95 from 100 patients they cover 90 % instead of 95 %. Qin and
+    Hotilovac 2008, "Comparison of non-parametric confidence intervals for the area under the ROC
+    curve of a continuous-scale diagnostic test", Statistical Methods in Medical Research 17.
+
+    Args:
+        value: the share, above 0 and below 1.
+        error: its standard error.
+        number: of patients that the error is known from, at least 2; the quantile is Student's.
+        confidence: the coverage of the interval.
+    """
+    margin = t.ppf((1 + confidence) / 2, number - 1) * error / (value * (1 - value))
+    low, high = expit(logit(value) + np.array([-margin, margin]))
+    return float(low), float(high)
+
+
+def percentile_interval(values: np.ndarray, number: int, confidence: float) -> tuple[float, float]:
+    """The middle of (draws,) values, a little more than the share that it is to cover.
+
+    Percentiles alone are too narrow by as much as a normal interval without n / (n - 1) in its
+    variance; the expanded ones make up for it. Hesterberg 2015, "What teachers should know about
+    the bootstrap", The American Statistician 69, doi 10.1080/00031305.2015.1089789, section 4.5.
+
+    Args:
+        values: of the resamples, NaN where undefined.
+        number: of patients that they are known from, at least 2.
+        confidence: the coverage of the interval.
+    """
+    expansion = np.sqrt(number / (number - 1))
+    outside = norm.cdf(t.ppf((1 - confidence) / 2, number - 1) * expansion)
     low, high = np.nanquantile(values, [outside, 1 - outside])
     return float(low), float(high)
 
@@ -124,20 +172,23 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     return Statistic(
         lambda weights: first.of_weights(weights) - second.of_weights(weights),
         {kind: min(first.support[kind], second.support[kind]) for kind in first.support},
+        is_share=False,
     )
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, kind: str) -> Statistic:
+def ratio(
+    numerator: np.ndarray, denominator: np.ndarray, kind: str, is_share: bool = True
+) -> Statistic:
     """A sum over patients divided by another one.
 
     Args:
         numerator: (patients,).
         denominator: (patients,), not negative.
         kind: what those patients are called whose denominator is not 0, in the plural.
+        is_share: the ratio is between 0 and 1.
     """
-    return Statistic(
-        _quotient(numerator, denominator), _support(len(denominator), {kind: denominator})
-    )
+    support = _support(len(denominator), {kind: denominator})
+    return Statistic(_quotient(numerator, denominator), support, is_share)
 
 
 def pooled_dice(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
@@ -156,7 +207,9 @@ def pooled_iou(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> S
     return _overlap(counts, patients, num_patients, np.array([1, 1, 1]))
 
 
-def mean(values: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
+def mean(
+    values: np.ndarray, patients: np.ndarray, num_patients: int, is_share: bool = True
+) -> Statistic:
     """The mean over items, of those views, lesions or patients that the caller chose.
 
     The Brier score is the mean of squared errors, accuracy the mean of right answers.
@@ -165,11 +218,13 @@ def mean(values: np.ndarray, patients: np.ndarray, num_patients: int) -> Statist
         values: (items,).
         patients: (items,) number of the patient.
         num_patients: how many there are, those without an item included.
+        is_share: values are between 0 and 1, as millimetres are not.
     """
     return ratio(
         _by_patient(values, patients, num_patients),
         np.bincount(patients, minlength=num_patients),
         "patients with a value",
+        is_share,
     )
 
 

@@ -17,7 +17,7 @@ class ReliabilityPoint(NamedTuple):
 
     score: float  # mean score
     share: float  # of items that are positive
-    count: int  # items
+    number: int  # of items
 
 
 class RiskControl(NamedTuple):
@@ -107,7 +107,7 @@ def expected_calibration_error(
     points = reliability(scores, labels, num_bins)
     if not points:
         return None
-    return sum(abs(each.score - each.share) * each.count for each in points) / len(scores)
+    return sum(abs(each.score - each.share) * each.number for each in points) / len(scores)
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float | None:

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest, rankdata
 
 from bonescan_jax.metrics import bootstrap
 
 
 class Auc(NamedTuple):
-    """Area under the ROC curve and its 95 % confidence interval."""
+    """Area under the ROC curve and its confidence interval."""
 
     auc: float
     low: float | None  # None: fewer than two patients of a class, the variance is undefined
@@ -54,7 +54,7 @@ def roc_auc(
     patient before it squares. With a patient for each image it is that of DeLong, DeLong and
     Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver operating
     characteristic curves", Biometrics 44, doi 10.2307/2531595. Both are computed from midranks as
-    in Sun and Xu 2014, doi 10.1109/LSP.2014.2337313. The interval is the normal one, cut to [0, 1];
+    in Sun and Xu 2014, doi 10.1109/LSP.2014.2337313. The interval is `bootstrap.share_interval`;
     where the classes are separated perfectly, the variance is 0 and the interval a single point,
     too narrow.
 
@@ -83,11 +83,14 @@ def roc_auc(
     auc = float(placed_positive.mean())
     placed = np.empty_like(scores)
     placed[labels], placed[~labels] = placed_positive, placed_negative
-    variance = _auc_variance(placed - auc, labels, clusters)
-    if variance is None:
+    names = np.arange(len(labels)) if clusters is None else np.asarray(clusters)
+    rarest = min(len(np.unique(names[of_class])) for of_class in (labels, ~labels))
+    if rarest < 2:
         return Auc(auc, None, None)
-    margin = float(norm.ppf((1 + confidence) / 2) * np.sqrt(variance))
-    return Auc(auc, max(0.0, auc - margin), min(1.0, auc + margin))
+    if auc in (0, 1):
+        return Auc(auc, auc, auc)
+    error = np.sqrt(_auc_variance(placed - auc, labels, names))
+    return Auc(auc, *bootstrap.share_interval(auc, error, rarest, confidence))
 
 
 def patient_scores(scores: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> PatientScores:
@@ -141,12 +144,12 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float | None:
         A score, at or above which is abnormal; of equally good ones the highest. None if all are
         of one class.
     """
-    curve = roc_curve(scores, labels)
-    if curve is None:
+    levels, positives, negatives = _levels(scores, labels)
+    if not positives.sum() or not negatives.sum():
         return None
-    # Not the infinite one, which calls nothing abnormal.
-    index = (curve.sensitivity - curve.false_positive_rate)[1:]
-    return float(curve.thresholds[1 + np.argmax(index)])
+    # Whole numbers, of which equal ones are equal.
+    index = np.cumsum(positives) * negatives.sum() - np.cumsum(negatives) * positives.sum()
+    return float(levels[np.argmax(index)])
 
 
 def rates_at(
@@ -196,25 +199,18 @@ def _wilson(right: np.ndarray) -> bootstrap.Estimate:
     return bootstrap.Estimate(float(right.mean()), float(low), float(high), None)
 
 
-def _auc_variance(
-    deviations: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None
-) -> float | None:
-    """Obuchowski's variance from (N,) placements less the AUC; None if it is undefined."""
-    names, patient = np.unique(
-        np.arange(len(labels)) if clusters is None else clusters, return_inverse=True
-    )
+def _auc_variance(deviations: np.ndarray, labels: np.ndarray, clusters: np.ndarray) -> float:
+    """Obuchowski's variance from (N,) placements less the AUC."""
+    names, patient = np.unique(clusters, return_inverse=True)
     sums, variance = [], 0.0
     for of_class in (labels, ~labels):
-        patients = len(np.unique(patient[of_class]))
-        if patients < 2:
-            return None
         # Of each patient the mean over all images of the class: S_10 / M and S_01 / N of the paper.
         each = np.bincount(patient[of_class], deviations[of_class], len(names)) / of_class.sum()
+        patients = len(np.unique(patient[of_class]))
         variance += patients / (patients - 1) * np.sum(each**2)
         sums.append(each)
     covariance = len(names) / (len(names) - 1) * np.sum(sums[0] * sums[1])
-    # Patients whose normal images score low where their abnormal ones score high can make the
-    # estimate negative.
+    # It is negative where a patient's images score high or low together, with few patients more so.
     return max(0.0, variance + 2 * covariance)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest, chi2, norm, t
 
 from bonescan_jax.metrics.bootstrap import (
     Statistic,
     difference,
     missing_support,
-    percentiles,
+    percentile_interval,
+    rarest,
 )
 
 
@@ -37,10 +38,10 @@ def paired_difference(
 ) -> Difference:
     """Compare two networks by a score on the same patients, and on the same resamples of them.
 
-    The p-value is twice the share of resamples on the rarer side of 0, the observed one counted
-    with them (Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 4.2,
-    doi 10.1017/CBO9780511802843): below 0.05 where the 95 % interval leaves out 0, and never below
-    2 / (draws + 1), 0.001 of 2,000 draws. For a family of many scores draw more.
+    The interval is `bootstrap.percentile_interval`, and the p-value 1 less the confidence at which
+    its nearer end would be 0. It comes from the share of resamples on the rarer side of 0, the
+    observed sample counted with them, so with 2,000 draws it cannot be much below 0.001: for a
+    family of many scores draw more.
 
     Args:
         first: a score of the first network.
@@ -58,11 +59,9 @@ def paired_difference(
     reason = missing_support(less)
     if reason is not None:
         return Difference(value, None, None, None, reason)
-    values = less.of_weights(weights)
-    low, high = percentiles(values, confidence)
-    rarer = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
-    p_value = min(1.0, 2 * (rarer + 1) / (np.count_nonzero(~np.isnan(values)) + 1))
-    return Difference(value, low, high, p_value, None)
+    values, number = less.of_weights(weights), rarest(less)
+    low, high = percentile_interval(values, number, confidence)
+    return Difference(value, low, high, _p_value(values, number), None)
 
 
 def mcnemar(first_found: np.ndarray, second_found: np.ndarray) -> McNemar:
@@ -111,3 +110,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     remaining = len(values) - np.arange(len(values))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * remaining))
     return adjusted
+
+
+def _p_value(values: np.ndarray, number: int) -> float:
+    """The inverse of `percentile_interval`: the confidence outside an interval that ends at 0."""
+    rarer = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
+    share = min(0.5, (rarer + 1) / (np.count_nonzero(~np.isnan(values)) + 1))
+    return float(2 * t.cdf(norm.ppf(share) * np.sqrt((number - 1) / number), number - 1))
