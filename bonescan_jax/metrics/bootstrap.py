@@ -107,7 +107,7 @@ def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95
         return Estimate(value, None, None, reason)
     values, number = statistic.of_weights(weights), rarest(statistic)
     # A resample without any patient of a kind has no value and does not count.
-    if np.nanmin(values) == np.nanmax(values):
+    if np.nanmax(values) - np.nanmin(values) < 1e-12:  # but for rounding
         return Estimate(value, None, None, "all resamples agree")
     if statistic.is_share and 0 < value < 1:
         error = float(np.nanstd(values)) * np.sqrt(number / (number - 1))
@@ -133,10 +133,10 @@ def share_interval(
 ) -> tuple[float, float]:
     """An interval of a share that is symmetric in its logit and so stays between 0 and 1.
 
-    The intervals that are symmetric in the share itself, and those of percentiles, are too high for
-    shares near 1: of an AUC of 0.95 from 100 patients they cover 90 % instead of 95 %. Qin and
-    Hotilovac 2008, "Comparison of non-parametric confidence intervals for the area under the ROC
-    curve of a continuous-scale diagnostic test", Statistical Methods in Medical Research 17.
+    An interval that is symmetric in the share itself, or that percentiles give, is too often all too
+    high for shares near 1 (docs/evaluation.md). Qin and Hotilovac 2008, "Comparison of
+    non-parametric confidence intervals for the area under the ROC curve of a continuous-scale
+    diagnostic test", Statistical Methods in Medical Research 17.
 
     Args:
         value: the share, above 0 and below 1.
@@ -154,7 +154,7 @@ def percentile_interval(values: np.ndarray, number: int, confidence: float) -> t
 
     Percentiles alone are too narrow by as much as a normal interval without n / (n - 1) in its
     variance; the expanded ones make up for it. Hesterberg 2015, "What teachers should know about
-    the bootstrap", The American Statistician 69, doi 10.1080/00031305.2015.1089789, section 4.5.
+    the bootstrap", The American Statistician 69, doi 10.1080/00031305.2015.1089789.
 
     Args:
         values: of the resamples, NaN where undefined.

@@ -285,8 +285,10 @@ def test_undefined_and_certain_scores_have_no_interval():
     weights = bootstrap.draw_weights(20)
     nothing = bootstrap.pooled_dice(np.zeros((20, 3)), np.arange(20), 20)
     assert bootstrap.estimate(nothing, weights) == (None, None, None, "nothing to compute it from")
-    right = bootstrap.mean(np.ones(20), np.arange(20), 20)
-    assert bootstrap.estimate(right, weights) == (1.0, None, None, "all resamples agree")
+    for same in (1.0, 0.3):
+        statistic = bootstrap.mean(np.full(20, same), np.arange(20), 20)
+        found = bootstrap.estimate(statistic, weights)
+        assert found == (pytest.approx(same), None, None, "all resamples agree")
 
 
 def test_a_share_of_one_that_resamples_doubt_has_an_interval():
