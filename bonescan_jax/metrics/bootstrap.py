@@ -133,8 +133,8 @@ def share_interval(
 ) -> tuple[float, float]:
     """An interval of a share that is symmetric in its logit and so stays between 0 and 1.
 
-    An interval that is symmetric in the share itself, or that percentiles give, is too often all too
-    high for shares near 1 (docs/evaluation.md). Qin and Hotilovac 2008, "Comparison of
+    One that is symmetric in the share itself, or that percentiles give, is too high too often for
+    shares near 1 (docs/evaluation.md). Qin and Hotilovac 2008, "Comparison of
     non-parametric confidence intervals for the area under the ROC curve of a continuous-scale
     diagnostic test", Statistical Methods in Medical Research 17.
 
