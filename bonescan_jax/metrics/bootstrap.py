@@ -12,7 +12,7 @@ of each item's patient, which counts from 0 to `num_patients - 1`; `np.unique` w
 `return_inverse=True` makes it from names.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -171,8 +171,17 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     """The first score minus the second, of the same patients in the same order."""
     return Statistic(
         lambda weights: first.of_weights(weights) - second.of_weights(weights),
-        {kind: min(first.support[kind], second.support[kind]) for kind in first.support},
+        _rarest_support([first, second]),
         is_share=False,
+    )
+
+
+def average(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of some scores of the same patients, such as sensitivities at several rates."""
+    return Statistic(
+        lambda weights: np.mean([each.of_weights(weights) for each in statistics], axis=0),
+        _rarest_support(statistics),
+        is_share=all(each.is_share for each in statistics),
     )
 
 
@@ -437,6 +446,15 @@ def _support(num_patients: int, kinds: Mapping[str, np.ndarray]) -> dict[str, in
     """Numbers of patients: all, and by kind those whose number is not 0."""
     counted = {kind: int(np.count_nonzero(numbers)) for kind, numbers in kinds.items()}
     return {"patients": num_patients, **counted}
+
+
+def _rarest_support(statistics: Sequence[Statistic]) -> dict[str, int]:
+    """Of each kind the least number of patients that one of some scores has."""
+    kinds: dict[str, list[int]] = {}
+    for each in statistics:
+        for kind, number in each.support.items():
+            kinds.setdefault(kind, []).append(number)
+    return {kind: min(numbers) for kind, numbers in kinds.items()}
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
