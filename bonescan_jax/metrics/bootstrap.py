@@ -12,7 +12,7 @@ of each item's patient, which counts from 0 to `num_patients - 1`; `np.unique` w
 `return_inverse=True` makes it from names.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,7 +107,7 @@ def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95
         return Estimate(value, None, None, reason)
     values, number = statistic.of_weights(weights), rarest(statistic)
     # A resample without any patient of a kind has no value and does not count.
-    if np.nanmin(values) == np.nanmax(values):
+    if np.nanmax(values) - np.nanmin(values) < 1e-12:  # but for rounding
         return Estimate(value, None, None, "all resamples agree")
     if statistic.is_share and 0 < value < 1:
         error = float(np.nanstd(values)) * np.sqrt(number / (number - 1))
@@ -133,10 +133,10 @@ def share_interval(
 ) -> tuple[float, float]:
     """An interval of a share that is symmetric in its logit and so stays between 0 and 1.
 
-    The intervals that are symmetric in the share itself, and those of percentiles, are too high for
-    shares near 1: of an AUC of 0.95 from 100 patients they cover 90 % instead of 95 %. Qin and
-    Hotilovac 2008, "Comparison of non-parametric confidence intervals for the area under the ROC
-    curve of a continuous-scale diagnostic test", Statistical Methods in Medical Research 17.
+    One that is symmetric in the share itself, or that percentiles give, is too high too often for
+    shares near 1 (docs/evaluation.md). Qin and Hotilovac 2008, "Comparison of
+    non-parametric confidence intervals for the area under the ROC curve of a continuous-scale
+    diagnostic test", Statistical Methods in Medical Research 17.
 
     Args:
         value: the share, above 0 and below 1.
@@ -154,7 +154,7 @@ def percentile_interval(values: np.ndarray, number: int, confidence: float) -> t
 
     Percentiles alone are too narrow by as much as a normal interval without n / (n - 1) in its
     variance; the expanded ones make up for it. Hesterberg 2015, "What teachers should know about
-    the bootstrap", The American Statistician 69, doi 10.1080/00031305.2015.1089789, section 4.5.
+    the bootstrap", The American Statistician 69, doi 10.1080/00031305.2015.1089789.
 
     Args:
         values: of the resamples, NaN where undefined.
@@ -171,8 +171,17 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     """The first score minus the second, of the same patients in the same order."""
     return Statistic(
         lambda weights: first.of_weights(weights) - second.of_weights(weights),
-        {kind: min(first.support[kind], second.support[kind]) for kind in first.support},
+        _rarest_support([first, second]),
         is_share=False,
+    )
+
+
+def average(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of some scores of the same patients, such as sensitivities at several rates."""
+    return Statistic(
+        lambda weights: np.mean([each.of_weights(weights) for each in statistics], axis=0),
+        _rarest_support(statistics),
+        is_share=all(each.is_share for each in statistics),
     )
 
 
@@ -437,6 +446,15 @@ def _support(num_patients: int, kinds: Mapping[str, np.ndarray]) -> dict[str, in
     """Numbers of patients: all, and by kind those whose number is not 0."""
     counted = {kind: int(np.count_nonzero(numbers)) for kind, numbers in kinds.items()}
     return {"patients": num_patients, **counted}
+
+
+def _rarest_support(statistics: Sequence[Statistic]) -> dict[str, int]:
+    """Of each kind the least number of patients that one of some scores has."""
+    kinds: dict[str, list[int]] = {}
+    for each in statistics:
+        for kind, number in each.support.items():
+            kinds.setdefault(kind, []).append(number)
+    return {kind: min(numbers) for kind, numbers in kinds.items()}
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

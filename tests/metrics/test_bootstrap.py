@@ -281,12 +281,36 @@ def test_too_few_patients_of_a_kind_have_no_interval_and_it_says_why():
     assert found[1:] == (None, None, "9 patients with a lesion, an interval needs 10")
 
 
+def test_false_alarms_do_not_stand_in_for_patients_with_the_class():
+    """Nine patients have the class; in all twenty it was predicted."""
+    counts = np.stack([np.zeros(20), np.ones(20), np.arange(20) < 9], axis=1)
+    found = bootstrap.estimate(
+        bootstrap.pooled_dice(counts, np.arange(20), 20), bootstrap.draw_weights(20)
+    )
+    assert found == (0.0, None, None, "9 patients with the class, an interval needs 10")
+
+
+def test_average_of_scores_is_that_of_their_values_in_each_resample():
+    study = random_study(0)
+    scores = [bootstrap.auc(*study[:4]), bootstrap.calibration_error(*study[:4])]
+    weights = bootstrap.draw_weights(study.num_patients, 20)
+    np.testing.assert_allclose(
+        bootstrap.average(scores).of_weights(weights),
+        (scores[0].of_weights(weights) + scores[1].of_weights(weights)) / 2,
+    )
+    few = bootstrap.mean(np.ones(3), np.arange(3), study.num_patients)
+    found = bootstrap.estimate(bootstrap.average([*scores, few]), weights)
+    assert found.reason == "3 patients with a value, an interval needs 10"
+
+
 def test_undefined_and_certain_scores_have_no_interval():
     weights = bootstrap.draw_weights(20)
     nothing = bootstrap.pooled_dice(np.zeros((20, 3)), np.arange(20), 20)
     assert bootstrap.estimate(nothing, weights) == (None, None, None, "nothing to compute it from")
-    right = bootstrap.mean(np.ones(20), np.arange(20), 20)
-    assert bootstrap.estimate(right, weights) == (1.0, None, None, "all resamples agree")
+    for same in (1.0, 0.3):
+        statistic = bootstrap.mean(np.full(20, same), np.arange(20), 20)
+        found = bootstrap.estimate(statistic, weights)
+        assert found == (pytest.approx(same), None, None, "all resamples agree")
 
 
 def test_a_share_of_one_that_resamples_doubt_has_an_interval():
