@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 from bonescan_jax.metrics.rows import Box, Candidate, Lesion
 from bonescan_jax.metrics.surface import surface_scores
@@ -65,8 +66,6 @@ def _split(hot: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
         return [inside]
     markers = np.zeros(hot.shape, np.int32)
     markers[tuple(np.transpose(peaks))] = np.arange(1, len(peaks) + 1)
-    from skimage.segmentation import watershed  # where a region is split at all
-
     parts = watershed(-hot, markers, mask=inside, connectivity=2)
     return [parts == number for number in range(1, len(peaks) + 1)]
 

@@ -215,13 +215,16 @@ def mask_statistics(
         "recall": bootstrap.ratio(found, found + lost, "patients with the class"),
         "lesion_dice": _lesion_mean(lesions, "dice", number),
         "lesion_surface_dice": _lesion_mean(lesions, "surface_dice", number),
-        "surface_distance_mm": _lesion_mean(near, "surface_distance", number),
+        "surface_distance_mm": _lesion_mean(near, "surface_distance", number, is_share=False),
     }
 
 
-def _lesion_mean(lesions: Sequence[tuple[Lesion, int]], name: str, number: int) -> Statistic:
+def _lesion_mean(
+    lesions: Sequence[tuple[Lesion, int]], name: str, number: int, is_share: bool = True
+) -> Statistic:
     values = np.array([getattr(lesion, name) for lesion, _ in lesions], np.float64)
-    return bootstrap.mean(values, np.array([owner for _, owner in lesions], np.int64), number)
+    owners = np.array([owner for _, owner in lesions], np.int64)
+    return bootstrap.mean(values, owners, number, is_share)
 
 
 # ---- Lesions -------------------------------------------------------------------------------------
@@ -261,15 +264,16 @@ def _lesion_scores(
 def _sensitivities(found: Events, scans: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Sensitivity at each rate of false positives, whether the curve gets there, and the mean."""
     curve = froc(found, int(scans.sum()))
-    result: dict[str, Any] = {}
-    for rate in FALSE_POSITIVES:
-        statistic = bootstrap.sensitivity(
+    statistics = {
+        rate: bootstrap.sensitivity(
             *found.of_candidates(), lesions=found.lesions, scans=scans, rate=rate
         )
-        result[str(rate)] = _json(statistic, weights)
-        result[str(rate)]["reached"] = sensitivity_at(curve, rate).reached
-    result["mean"] = float(np.mean([result[str(rate)]["value"] for rate in FALSE_POSITIVES]))
-    return result
+        for rate in FALSE_POSITIVES
+    }
+    return {
+        str(rate): _json(statistic, weights) | {"reached": sensitivity_at(curve, rate).reached}
+        for rate, statistic in statistics.items()
+    } | {"mean": _json(bootstrap.average([*statistics.values()]), weights)}
 
 
 def _average_precision(found: Events) -> Statistic:
