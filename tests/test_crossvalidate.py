@@ -1,6 +1,5 @@
 """Classification through the same loop: it learns, every image is scored once, and bad input."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from bonescan_jax.datasets.decode import decode_labelled
 from bonescan_jax.datasets.regions import Regions
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import host_batches
-from bonescan_jax.runs.workdir import write_json
+from bonescan_jax.metrics.rows import read_rows, write_rows
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, NORMAL
 from bonescan_jax.tasks import validate
+from tests.metrics.random_rows import random_rows
 from tests.region_layout import PATIENTS, crop_jpeg, write_regions
 
 
@@ -56,21 +56,18 @@ def config(regions_dir: Path) -> ml_collections.ConfigDict:
 def test_out_of_fold_scores_of_every_image(config: ml_collections.ConfigDict, tmp_path: Path):
     summary = crossvalidate(config, tmp_path)
     assert (summary["folds"], summary["images"]) == (2, len(PATIENTS))
-    assert summary["auc_low"] <= summary["auc"] <= summary["auc_high"]
+    assert summary["pooled_auc_low"] <= summary["pooled_auc"] <= summary["pooled_auc_high"]
+    assert summary["auc"] == pytest.approx(np.mean(summary["fold_auc"]))
     assert summary["auc"] > 0.9, summary
-    folds = [
-        json.loads((tmp_path / f"fold_{fold}" / "evaluation" / "test.json").read_text())
-        for fold in range(2)
-    ]
-    images = [image for fold in folds for image in fold["images"]]
-    assert sorted(image["patient"] for image in images) == list(PATIENTS)
-    assert {image["region"] for image in images} == {"chestR"}
-    assert all(image["abnormal"] == (image["patient"] % 3 == 0) for image in images)
+    _, rows = read_rows(tmp_path / "evaluation" / "crossvalidation.rows.jsonl")
+    assert sorted(row.patient for row in rows) == list(PATIENTS)
+    assert {row.region for row in rows} == {"chestR"}
+    assert all(row.abnormal == (row.patient % 3 == 0) for row in rows)
     # The Mann-Whitney statistic by counting pairs.
-    scores = [[i["score"] for i in images if i["abnormal"] == label] for label in (False, True)]
+    scores = [[row.score for row in rows if row.abnormal == label] for label in (False, True)]
     differences = np.subtract.outer(scores[1], scores[0])
     pairs = (differences > 0).mean() + (differences == 0).mean() / 2
-    assert summary["auc"] == pytest.approx(pairs)
+    assert summary["pooled_auc"] == pytest.approx(pairs)
 
 
 def test_masks_are_pooled_over_pixels(
@@ -79,18 +76,26 @@ def test_masks_are_pooled_over_pixels(
     def evaluate(workdir: Path, split: str, predictor: str) -> None:
         fold = int(workdir.name[-1])
         counts = [[[fold, 1, 2], [9, 0, 0]], [[0, 1, 0], [0, 0, fold]]]
-        scores = {"step": 4, "min_area": small_config.evaluate.min_area, "num_images": 2}
-        scores |= {"dice_abnormal": None, "dice_normal": 1.0}
+        about = {"step": 4, "min_area": small_config.evaluate.min_area, "selected": "head_1"}
+        rows = [
+            row._replace(pixels={"head_1": each, "threshold": each})
+            for row, each in zip(random_rows(1, fold), counts, strict=True)
+        ]
         evaluated.append(fold)
-        write_json(workdir / "evaluation" / f"{split}.json", scores | {"overlap_counts": counts})
+        write_rows(workdir / "evaluation" / f"{split}.rows.jsonl", about, rows)
 
     evaluated: list[int] = []
     monkeypatch.setattr(module, "train", lambda config, workdir: {"step": 4})
     monkeypatch.setattr(module, "evaluate", evaluate)
     summary = crossvalidate(small_config, tmp_path)
     found, invented, missed = 0 + 1 + 2 + 3 + 4, 5 * 2, 5 * 2
-    assert summary["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
-    assert summary["dice_normal"] == pytest.approx(2 * 45 / (2 * 45 + 10))
+    assert summary["pooled_dice_abnormal"] == pytest.approx(
+        2 * found / (2 * found + invented + missed)
+    )
+    assert summary["pooled_dice_normal"] == pytest.approx(2 * 45 / (2 * 45 + 10))
+    each = [2 * fold / (2 * fold + 2 + 2) for fold in range(5)]
+    assert summary["fold_dice_abnormal"] == pytest.approx(each)
+    assert summary["dice_abnormal"] == pytest.approx(np.mean(each))
     assert (summary["folds"], summary["images"]) == (5, 10)
     crossvalidate(small_config, tmp_path)
     assert evaluated == [0, 1, 2, 3, 4]  # a second call finds what the first one scored

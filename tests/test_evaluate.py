@@ -16,6 +16,7 @@ from bonescan_jax.cluster.mesh import make_evaluation_mesh
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import evaluate
+from bonescan_jax.metrics.rows import read_rows
 from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH
 from bonescan_jax.tasks import build_network, segment
 from bonescan_jax.train import train
@@ -75,9 +76,17 @@ def test_a_spot_on_the_left_of_a_posterior_view_is_found_there(
     assert scores["num_images"] == 6
     assert scores["dice_abnormal"] == 1
     assert written["predictors"]["mean"]["abnormal"]["dice_pooled"] == 1
-    detection = written["detection"]["abnormal"]
-    assert detection["num_lesions"] == 3
-    assert (detection["sensitivity"], detection["false_positives_per_scan"]) == (1, 0)
+    lesions = written["lesions"]["abnormal"]
+    assert lesions["num_lesions"] == 3
+    for rule in ("centre", "overlap"):
+        assert lesions[rule]["per_view"]["0.3"]["value"] == 1
+        assert lesions[rule]["curve"]["false_positives"][0] == 0
+    _, rows = read_rows(workdir / "evaluation" / "test.rows.jsonl")
+    assert [row.view for row in rows] == ["anterior", "posterior"] * 3
+    for row in rows:
+        assert [each.box for each in row.lesions] == [SPOT] * (row.view == "posterior")
+        sure = [each.box for each in row.candidates if each.score > 0.5]
+        assert sure == [SPOT] * (row.view == "posterior")
     assert written["image_auc"]["auc"] == 1
 
 

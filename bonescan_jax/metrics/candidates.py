@@ -1,10 +1,11 @@
 """Candidates for lesions from probabilities, and how well each true lesion was drawn.
 
 The mask of a scan takes what is a hot spot with a probability of one half. A FROC curve needs the
-doubtful ones too: candidates are the 8-connected regions in which a hot spot has a probability of
-`LOW`. At so low a threshold neighbours fuse and sensitivity would fall; regions are split at the
-saddles between their peaks (compare the dynamic extraction of Bosma et al. 2023, doi
-10.1148/ryai.230031).
+doubtful ones too: candidates lie in the 8-connected regions in which a hot spot has a probability
+of `LOW`. At so low a threshold neighbours fuse and sensitivity would fall, so regions are split at
+the saddles between their peaks; and around a sure peak it would take in much that is not, so a
+candidate is what is at least 1 / `FALL` as probable as its peak (as the dynamic extraction of Bosma
+et al. 2023, doi 10.1148/ryai.230031).
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy import ndimage
+from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from bonescan_jax.metrics.rows import Box, Candidate, Lesion
@@ -22,6 +24,7 @@ from bonescan_jax.scans.masks import boxes_to_mask, most_probable_mask
 LOW = 0.05  # probability of a hot spot of either class
 MOST = 50  # candidates of a view
 APART = 5  # pixels between two peaks that are two candidates
+FALL = 2.5  # how many times less probable than its peak the edge of a candidate is
 PROMINENCE = 1.5  # how many times as probable a peak must be as the saddle to a higher one
 SURFACE_TOLERANCE = 1.0  # pixels
 PIXEL = 2.26  # mm, of BS-80K's camera
@@ -50,7 +53,8 @@ def find_regions(probabilities: np.ndarray, min_area: int = 1) -> list[Region]:
     components, _ = ndimage.label(hot >= LOW, np.ones((3, 3)))
     regions = []
     for number, window in enumerate(ndimage.find_objects(components), start=1):
-        for inside in _split(hot[window], components[window] == number):
+        for part in _split(hot[window], components[window] == number):
+            inside = _around_peak(hot[window], part)
             if inside.sum() < min_area:
                 continue
             pixels = probabilities[window][inside]
@@ -71,20 +75,32 @@ def _split(hot: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
 
 
 def _peaks(hot: np.ndarray, inside: np.ndarray) -> list[tuple[int, int]]:
-    """Pixels that are highest within `APART` and stand out from the saddle to any higher one.
+    """A pixel of each peak that stands out from the saddle to any higher one; highest first.
 
-    Between a peak and a higher one lies a saddle above 1 / `PROMINENCE` of the peak if the region
-    above that level which holds the one holds the other too.
+    These are the maxima that are left when everything is lowered by `PROMINENCE` and spreads again
+    below the surface (h-maxima of the logarithm; Soille 2004, "Morphological image analysis",
+    section 6.3.4). Of two closer than `APART` the higher one stays.
     """
-    values = np.where(inside, hot, 0)
-    highest = inside & (values == ndimage.maximum_filter(values, 2 * APART - 1))
-    places = sorted(zip(*np.nonzero(highest), strict=True), key=lambda place: -values[place])
+    height = np.log(np.where(inside, hot, LOW / PROMINENCE))
+    lowered = reconstruction(height - np.log(PROMINENCE), height)
+    places, _ = ndimage.label(local_maxima(lowered) & inside, np.ones((3, 3)))
+    numbers = np.arange(1, places.max() + 1)
+    tops = [(int(y), int(x)) for y, x in ndimage.maximum_position(hot, places, numbers)]
     peaks: list[tuple[int, int]] = []
-    for place in places:
-        above, _ = ndimage.label(values > values[place] / PROMINENCE, np.ones((3, 3)))
-        if all(above[place] != above[peak] for peak in peaks):
-            peaks.append(place)
+    for top in sorted(tops, key=lambda place: -hot[place]):
+        if all(np.hypot(top[0] - y, top[1] - x) >= APART for y, x in peaks):
+            peaks.append(top)
+        if len(peaks) == MOST:  # no more will be candidates
+            break
     return peaks
+
+
+def _around_peak(hot: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """What is connected with the highest pixel of a part and not `FALL` times less probable."""
+    values = np.where(part, hot, 0)
+    top = np.unravel_index(np.argmax(values), values.shape)
+    near, _ = ndimage.label(values >= values[top] / FALL, np.ones((3, 3)))
+    return near == near[top]
 
 
 def _tight(

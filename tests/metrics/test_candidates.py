@@ -41,9 +41,18 @@ def test_fused_spots_are_split_where_the_saddle_is_low():
     for region in apart:
         shared[region.window] += region.inside
     assert shared.max() == 1  # no pixel belongs to two
-    hot = 1 - spots((30, 40, 0.9), (44, 40, 0.6))[..., 0] >= 0.05
-    np.testing.assert_array_equal(shared.astype(bool), hot)
     assert len(fused) == 1
+
+
+def test_a_spot_on_a_doubtful_ground_is_no_larger_than_it_is():
+    probabilities = spots((30, 40, 0.9))
+    ground = np.maximum(1 - probabilities[..., 0], 0.2)
+    probabilities = np.stack([1 - ground, ground, 0 * ground], -1)
+    (region,) = find_regions(probabilities)
+    rows, columns = region.window
+    assert region.inside.sum() == (ground >= 0.9 / 2.5).sum()
+    assert rows.start <= 40 < rows.stop <= 46
+    assert columns.start <= 30 < columns.stop <= 36
 
 
 def test_the_class_is_that_of_all_its_pixels():
