@@ -6,6 +6,7 @@ const HIT = 0; // the outcome of a candidate from here on is the number of the l
 const FALSE_ALARM = -1;
 const HOT_SPOTS = 4; // upper level of the second picture, as a multiple of that of the first
 const KEPT_PICTURES = 12;
+const LEAST_SCALE = 0.75; // of pictures that fit: smaller, a hot spot is a dot
 const COLOURS = ["#de340a", "#0072d4"]; // as in the overlays
 const TRANSFER = {
   linear: (share) => share,
@@ -61,7 +62,7 @@ function some(value, one, many = `${one}s`) {
 // ---- FROC --------------------------------------------------------------------------------------
 
 const SVG = "http://www.w3.org/2000/svg";
-const PLOT = { left: 40, right: 312, top: 10, bottom: 150, least: 0.03 };
+const PLOT = { left: 52, right: 312, top: 8, bottom: 118, least: 0.03 };
 const numViews = data.scans.reduce((sum, scan) => sum + scan.views.length, 0);
 const curves = data.classes.map((_, i) => frocCurve(i + 1));
 
@@ -303,7 +304,8 @@ function scaleOf(grey, numPictures) {
   const across =
     element("pictures").clientWidth - parseFloat(style.columnGap) * (columns - 1) - 2 * columns;
   const byWidth = across / columns / grey.width;
-  return Math.max(0.3, Math.min(byWidth, (0.85 * window.innerHeight) / grey.height, 2));
+  const byHeight = (0.85 * window.innerHeight) / grey.height;
+  return Math.min(byWidth, Math.max(byHeight, LEAST_SCALE), 2);
 }
 
 function paint({ canvas, grey, level, factor, view }) {
@@ -348,10 +350,10 @@ function outline(context, label, [xmin, ymin, xmax, ymax], line, dashes) {
   else context.ellipse(x + width / 2, y + height / 2, width / 2, height / 2, 0, 0, 2 * Math.PI);
   context.setLineDash(dashes);
   context.strokeStyle = "#fff";
-  context.lineWidth = 4 * line;
+  context.lineWidth = 3.5 * line;
   context.stroke();
   context.strokeStyle = COLOURS[label - 1];
-  context.lineWidth = 2 * line;
+  context.lineWidth = 1.75 * line;
   context.stroke();
 }
 
@@ -415,8 +417,9 @@ function showSummary() {
   const scan = state.scan;
   const parts = data.classes.map((name, i) => {
     const { lesions, missed, alarms } = count(scan, i + 1);
-    return `${name}: ${some(lesions, "lesion")}, ${number(missed)} missed, ` +
-      some(alarms, "false alarm");
+    if (!lesions && !alarms) return `${name}: nothing annotated or predicted`;
+    const found = `${some(lesions, "lesion")}, ${number(missed)} missed`;
+    return `${name}: ${found}, ${some(alarms, "false alarm")}`;
   });
   if (scan.counts !== null) parts.push(`${number(scan.counts / 1000)} thousand counts`);
   if (scan.overflow) parts.push("pixels had overflowed");

@@ -224,19 +224,21 @@ def _split_section(evaluation: dict) -> str:
         return title
     anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
     head = "".join(
-        f'<th colspan="{len(SCORE_COLUMNS)}">{name}, in '
+        f'<th scope="colgroup" colspan="{len(SCORE_COLUMNS)}">{name}, in '
         f"{_number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
         for name in FOREGROUND
     )
-    columns = "".join(f"<th>{column}</th>" for column in SCORE_COLUMNS.values())
+    columns = "".join(f'<th scope="col">{column}</th>' for column in SCORE_COLUMNS.values())
     rows = []
     for name, scores in predictors.items():
         used = ' class="selected"' if name == selected else ""
-        cells = (scores.get(label, {}).get(key) for label in FOREGROUND for key in SCORE_COLUMNS)
-        rows.append(f"<tr{used}><th>{_predictor(name, selected)}</th>{_cells(cells)}</tr>")
+        cells = (scores.get(each, {}).get(key) for each in FOREGROUND for key in SCORE_COLUMNS)
+        label = _predictor(name, selected)
+        rows.append(f'<tr{used}><th scope="row">{label}</th>{_cells(cells)}</tr>')
     return (
-        f'{title}<table><thead><tr><th rowspan="2">Predictor</th>{head}</tr><tr>'
-        f"{columns * len(FOREGROUND)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f'{title}{_wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
+        f"<tr>{columns * len(FOREGROUND)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{SCORE_NOTE}</p>{_detection_part(evaluation.get("detection") or {})}'
     )
 
@@ -253,9 +255,9 @@ def _detection_part(detection: dict[str, dict]) -> str:
     if not detection:
         return ""
     rates = list(dict.fromkeys(r for s in detection.values() for r in s.get("sensitivity_at", {})))
-    columns = "".join(f"<th>at {escape(rate)} FP/scan</th>" for rate in rates)
+    columns = "".join(f'<th scope="col">at {escape(rate)} FP/scan</th>' for rate in rates)
     rows = "".join(
-        f"<tr><th>{escape(label)}</th>"
+        f'<tr><th scope="row">{escape(label)}</th>'
         f"{_cells(scores.get('sensitivity_at', {}).get(rate) for rate in rates)}"
         f"{_cells((scores.get('sensitivity'), scores.get('false_positives_per_scan')))}</tr>"
         for label, scores in detection.items()
@@ -271,8 +273,10 @@ def _detection_part(detection: dict[str, dict]) -> str:
     ]
     chart = _chart("FROC curve", lines, "false positives per scan", "sensitivity", (0, 1))
     return (
-        f"<h3>Lesions found</h3><table><thead><tr><th>Sensitivity</th>{columns}"
-        f"<th>all boxes kept</th><th>FP/scan of all</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<h3>Lesions found</h3>{_wide('Lesions found')}<thead><tr>"
+        f'<th scope="col">Sensitivity</th>{columns}<th scope="col">all boxes kept</th>'
+        '<th scope="col">FP/scan of all</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f'<p class="note">{FROC_NOTE}</p><div class="charts">{chart}</div>'
     )
 
@@ -355,6 +359,14 @@ def _picture(path: Path) -> str:
     else:
         image = '<p class="missing">Picture not found.</p>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _wide(name: str) -> str:
+    """Opens a table that scrolls sideways, by keys too, where the window is narrow."""
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="{name}"><table>'
+        f'<caption class="hidden">{name}</caption>'
+    )
 
 
 def _cells(values: Iterable[float | None]) -> str:
