@@ -584,8 +584,12 @@ function start() {
   element("score").addEventListener("input", onScore);
   element("display").addEventListener("input", onDisplay);
   element("outlines").addEventListener("input", repaint);
-  for (const id of ["score", "display"]) element(id).addEventListener("change", keepLink);
-  element("filters").addEventListener("input", showList);
+  element("score").addEventListener("change", keepLink);
+  element("display").addEventListener("change", (event) => {
+    onDisplay(event); // assistive technology may set a control without the event "input"
+    keepLink();
+  });
+  for (const type of ["input", "change"]) element("filters").addEventListener(type, showList);
   element("filters").addEventListener("submit", (event) => event.preventDefault());
   element("previous").addEventListener("click", () => step(-1));
   element("next").addEventListener("click", () => step(1));
