@@ -25,6 +25,8 @@ from bonescan_jax.scans import ABNORMAL, CLASSES
 
 FOREGROUND = tuple(enumerate(CLASSES))[1:]
 DEFAULT_THRESHOLD = 0.5  # where evaluation chose none
+LEAD_BOXES = "Boxes drawn by the annotator beside what the network found."
+LEAD_IMAGES = "What the network says of every image, beside the annotator's label."
 # What became of a candidate that is the hit of no lesion.
 FALSE_ALARM, FURTHER = -1, -2
 
@@ -38,14 +40,15 @@ class Browser(NamedTuple):
 
 
 def scan_browser(
-    workdir: Path, rows_path: Path, thresholds: Mapping[str, float | None], max_megabytes: float
+    workdir: Path, rows_path: Path, thresholds: Mapping[str, Any], max_megabytes: float
 ) -> Browser:
     """Makes the browser of the scans that rows are of.
 
     Args:
         workdir: of the run, whose config.json names the data set that has the pixels.
         rows_path: what `bonescan evaluate` wrote.
-        thresholds: by class the least score of a candidate that counts, until the reader moves it.
+        thresholds: that evaluation chose: by class in "candidates", of an image in "image". They
+            hold until the reader moves them; what lacks is 0.5.
         max_megabytes: of data and pictures; where they are more, pictures are left out.
 
     Raises:
@@ -53,7 +56,12 @@ def scan_browser(
     """
     about, rows = read_rows(rows_path)
     rows = sorted(rows, key=lambda row: row.patient)
-    chosen = {name: thresholds.get(name) or DEFAULT_THRESHOLD for _, name in FOREGROUND}
+    boxes = any(row.pixels for row in rows)  # or images were classified
+    if boxes:
+        given = thresholds.get("candidates") or {}
+        chosen = {name: given.get(name) or DEFAULT_THRESHOLD for _, name in FOREGROUND}
+    else:
+        chosen = {CLASSES[ABNORMAL]: thresholds.get("image") or DEFAULT_THRESHOLD}
     scans = [
         _scan_data(list(views), about.get("selected"))
         for _, views in groupby(rows, key=lambda row: row.patient)
@@ -69,13 +77,15 @@ def scan_browser(
             "mistakes, and a random choice of the others. All are in the list and in the counts."
         )
     data = {
-        "classes": [name for _, name in FOREGROUND],
+        "boxes": boxes,
+        "classes": list(chosen),
         "thresholds": chosen,
         "levels": {name: picture.level for name, picture in shown.items()},
         "scans": scans,
     }
     note = f'<p class="missing">{escape(missing)}</p>' if missing else ""
     section = asset("browser.html").replace("{note}", note)
+    section = section.replace("{lead}", LEAD_BOXES if boxes else LEAD_IMAGES)
     section = section.replace("{split}", escape(str(about.get("split", ""))))
     return Browser(
         section,
@@ -133,7 +143,15 @@ def _dice(views: Sequence[ViewRow], predictor: str | None) -> list[float | None]
 
 
 def _view_data(row: ViewRow) -> dict[str, Any]:
-    """Lesions as [class, box] and candidates as [class, score, box, what became of it]."""
+    """Lesions as [class, box] and candidates as [class, score, box, what became of it].
+
+    An image that was classified is one candidate without a box, and one lesion if it is abnormal.
+    """
+    lesions = [[lesion.label, *lesion.box] for lesion in row.lesions]
+    candidates = [each for label, _ in FOREGROUND for each in _outcomes(row, label)]
+    if not row.pixels:
+        lesions = [[ABNORMAL, 0, 0, 0, 0]] if row.abnormal else []
+        candidates = [[ABNORMAL, row.score, 0, 0, 0, 0, 0 if row.abnormal else FALSE_ALARM]]
     return {
         "view": row.view,
         "region": row.region,
@@ -142,8 +160,8 @@ def _view_data(row: ViewRow) -> dict[str, Any]:
         "pictures": [
             [view, picture_name(row.patient, view, row.region)] for view in row.view.split(" and ")
         ],
-        "lesions": [[lesion.label, *lesion.box] for lesion in row.lesions],
-        "candidates": [each for label, _ in FOREGROUND for each in _outcomes(row, label)],
+        "lesions": lesions,
+        "candidates": candidates,
     }
 
 

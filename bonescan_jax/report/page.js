@@ -14,6 +14,8 @@ const TRANSFER = {
   log: (share) => Math.log1p(99 * share) / Math.log(100),
 };
 
+const LESION = data.boxes ? "lesion" : "abnormal image"; // what is to be found
+
 const element = (id) => document.getElementById(id);
 const scanOf = new Map(data.scans.map((scan) => [String(scan.patient), scan]));
 const state = {
@@ -150,13 +152,13 @@ function showTotals() {
   element("score-shown").textContent = score.toFixed(3);
   element("score").setAttribute("aria-valuetext", score.toFixed(3));
   if (!curve.lesions) {
-    element("totals").textContent = `No scan has a lesion of the class “${name}”.`;
+    element("totals").textContent = `Nothing in these scans is annotated as ${name}.`;
     return;
   }
   const point = pointAt(curve, score);
   const rate = number(point.alarms / numViews, 2);
   element("totals").textContent =
-    `${number(point.hits)} of ${some(curve.lesions, "lesion")} hit ` +
+    `${number(point.hits)} of ${some(curve.lesions, LESION)} hit ` +
     `(${number((100 * point.hits) / curve.lesions, 1)} %), ` +
     `${number(curve.lesions - point.hits)} missed, ` +
     `${some(point.alarms, "false alarm")} (${rate} per view)`;
@@ -326,10 +328,10 @@ function paint({ canvas, grey, level, factor, view }) {
   context.drawImage(plain, 0, 0, canvas.width, canvas.height);
   context.scale(scale * pixelRatio, scale * pixelRatio);
   const line = 1 / scale;
-  if (element("outline-truth").checked) {
+  if (data.boxes && element("outline-truth").checked) {
     for (const [label, ...box] of view.lesions) outline(context, label, box, line, []);
   }
-  if (element("outline-prediction").checked) {
+  if (data.boxes && element("outline-prediction").checked) {
     for (const label of data.classes.keys()) {
       for (const [, , ...box] of kept(view, label + 1)) {
         outline(context, label + 1, box, line, [4 * line, 3 * line]);
@@ -360,7 +362,7 @@ function outline(context, label, [xmin, ymin, xmax, ymax], line, dashes) {
 function described(view, name, factor) {
   const counts = data.classes.map((each, i) => {
     const { lesions, hits, alarms } = count({ views: [view] }, i + 1);
-    return `${each}: ${some(lesions, "lesion")}, ${number(hits)} hit, ` +
+    return `${each}: ${some(lesions, LESION)}, ${number(hits)} hit, ` +
       some(alarms, "false alarm");
   });
   const shade = factor === 1 ? "" : ", for hot spots";
@@ -413,14 +415,20 @@ async function showPictures() {
 
 // ---- scan --------------------------------------------------------------------------------------
 
+const whole = (view) => [view.region, view.view].filter(Boolean).join(", ");
+
 function showSummary() {
   const scan = state.scan;
   const parts = data.classes.map((name, i) => {
     const { lesions, missed, alarms } = count(scan, i + 1);
     if (!lesions && !alarms) return `${name}: nothing annotated or predicted`;
-    const found = `${some(lesions, "lesion")}, ${number(missed)} missed`;
+    const found = `${some(lesions, LESION)}, ${number(missed)} missed`;
     return `${name}: ${found}, ${some(alarms, "false alarm")}`;
   });
+  for (const view of scan.views) {
+    const label = view.abnormal ? "abnormal" : "normal";
+    parts.push(`${whole(view)} annotated ${label}, score ${view.score.toFixed(2)}`);
+  }
   if (scan.counts !== null) parts.push(`${number(scan.counts / 1000)} thousand counts`);
   if (scan.overflow) parts.push("pixels had overflowed");
   element("scan-summary").textContent = parts.join("; ");
@@ -430,7 +438,7 @@ function showSummary() {
 function showFindings() {
   const lines = [];
   for (const view of state.scan.views) {
-    const where = [view.region, view.view].filter(Boolean).join(", ");
+    const where = whole(view);
     const candidates = data.classes.flatMap((_, i) => kept(view, i + 1));
     view.lesions.forEach(([label, ...box], i) => {
       const hit = candidates.find((each) => each[0] === label && each[6] === i);
@@ -567,6 +575,7 @@ function start() {
   checkbox("outline-truth", "annotated", "solid");
   checkbox("outline-prediction", "predicted", "dashed");
   data.classes.forEach((name, i) => checkbox(`outline-${i + 1}`, name, `mark-${i + 1}`));
+  for (const node of document.querySelectorAll(".boxes")) node.toggleAttribute("hidden", !data.boxes);
   element("detection").hidden = !curves.some((curve) => curve.lesions);
   element("workplace").hidden = false;
   const asked = readLink();

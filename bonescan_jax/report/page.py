@@ -108,8 +108,7 @@ def _browser(workdir: Path, max_megabytes: float) -> "Browser | None":
 
     test = workdir / "evaluation" / "test.json"
     chosen = _read_json(test).get("thresholds") if test.is_file() else None
-    thresholds = (chosen or {}).get("candidates") or {}
-    return scan_browser(workdir, rows, thresholds, max_megabytes)
+    return scan_browser(workdir, rows, chosen or {}, max_megabytes)
 
 
 def _page(title: str, main: str, browser: "Browser | None") -> Iterator[str]:

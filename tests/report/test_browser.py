@@ -86,7 +86,7 @@ def wait(driver: webdriver.Chrome, condition: Callable[[], Any]) -> None:
     WebDriverWait(driver, 10, poll_frequency=0.05).until(lambda _: condition())
 
 
-def by_id(driver: webdriver.Chrome, name: str) -> Any:  # noqa: ANN401
+def by_id(driver: webdriver.Chrome, name: str) -> Any:
     return driver.find_element(By.ID, name)
 
 
@@ -226,7 +226,8 @@ def test_outlines_are_drawn_and_can_be_switched_off(page):
     def coloured() -> int:
         return page.execute_script(
             "return [...document.querySelectorAll('#pictures canvas')].reduce((sum, canvas) => {"
-            "const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+            "const context = canvas.getContext('2d');"
+            "const {data} = context.getImageData(0, 0, canvas.width, canvas.height);"
             "for (let i = 0; i < data.length; i += 4) sum += data[i] > data[i + 2] + 40;"
             "return sum}, 0)"
         )
@@ -372,3 +373,22 @@ def test_six_hundred_patients_are_painted_within_a_second(driver, tmp_path, monk
     )
     assert paints and paints[0] < 1000
     assert len(listed(driver)) == MANY
+
+
+def test_of_classified_images_the_score_moves_the_counts_of_images(driver, tmp_path, monkeypatch):
+    rows = [
+        row._replace(pixels={}, candidates=(), lesions=(), score=row.patient / 20 + 0.001)
+        for row in rows_with_further_marks(20)
+    ]
+    pictures = {view: encode_picture(image(0, view)) for view in VIEWS}
+    show(driver, write_run(tmp_path, monkeypatch, rows, pictures))
+    for least in (0.5, 0.25):
+        move(driver, "score", least)
+        found = sum(row.abnormal and row.score >= least for row in rows)
+        alarms = sum(not row.abnormal and row.score >= least for row in rows)
+        totals = by_id(driver, "totals").text
+        assert totals.startswith(f"{found} of {sum(row.abnormal for row in rows)} abnormal images")
+        assert f", {alarms} false alarms" in totals
+    assert not by_id(driver, "froc").is_displayed()
+    assert not by_id(driver, "findings").is_displayed()
+    assert driver.get_log("browser") == []
