@@ -122,6 +122,7 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
 def _define_report(values: flags.FlagValues) -> None:
     workdir_flag(values)
+    changes_flag(values)
     text = "How large the scans may make the page; beyond it some are without pictures."
     integer_flag(values, "max_megabytes", 64, text, lower=1)
 
@@ -131,7 +132,7 @@ def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
     refuse_positionals(rest)
     require(values, "workdir")
-    return write_report(Path(values.workdir), values.max_megabytes)
+    return write_report(Path(values.workdir), values.max_megabytes, read_changes(values))
 
 
 VERBS = {
@@ -173,7 +174,7 @@ VERBS = {
         _run_predict,
     ),
     "report": Verb(
-        "report --workdir=DIR [--max_megabytes=64]",
+        "report --workdir=DIR [--max_megabytes=64] [--config.data.dir=DIR …]",
         "Gathers scores, curves and every test scan of a run into one page, report.html.",
         _define_report,
         _run_report,

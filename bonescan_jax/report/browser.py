@@ -20,7 +20,7 @@ from bonescan_jax.report.pictures import (
     picture_name,
     scan_pictures,
 )
-from bonescan_jax.runs.workdir import read_config
+from bonescan_jax.runs.workdir import change, read_config
 from bonescan_jax.scans import ABNORMAL, CLASSES
 
 FOREGROUND = tuple(enumerate(CLASSES))[1:]
@@ -40,7 +40,11 @@ class Browser(NamedTuple):
 
 
 def scan_browser(
-    workdir: Path, rows_path: Path, thresholds: Mapping[str, Any], max_megabytes: float
+    workdir: Path,
+    rows_path: Path,
+    thresholds: Mapping[str, Any],
+    max_megabytes: float,
+    changes: dict[str, Any] | None = None,
 ) -> Browser:
     """Makes the browser of the scans that rows are of.
 
@@ -50,9 +54,10 @@ def scan_browser(
         thresholds: that evaluation chose: by class in "candidates", of an image in "image". They
             hold until the reader moves them; what lacks is 0.5.
         max_megabytes: of data and pictures; where they are more, pictures are left out.
+        changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Raises:
-        InputError: the rows cannot be read.
+        InputError: the rows cannot be read, or a setting is part of what the run has computed.
     """
     about, rows = read_rows(rows_path)
     rows = sorted(rows, key=lambda row: row.patient)
@@ -66,7 +71,7 @@ def scan_browser(
         _scan_data(list(views), about.get("selected"))
         for _, views in groupby(rows, key=lambda row: row.patient)
     ]
-    pictures, missing = _pictures(workdir, about)
+    pictures, missing = _pictures(workdir, about, changes or {})
     encoded = json.dumps(scans, separators=(",", ":"))
     budget = int(max_megabytes * 1e6) - len(encoded)
     shown, left_out = _within_budget(pictures, worst_first(scans, chosen), budget)
@@ -187,19 +192,27 @@ def _outcomes(row: ViewRow, label: int) -> list[list[float]]:
     ]
 
 
-def _pictures(workdir: Path, about: Mapping[str, Any]) -> tuple[dict[int, dict[str, Picture]], str]:
-    """Pictures by patient and name, and a sentence on why there are none."""
+def _pictures(
+    workdir: Path, about: Mapping[str, Any], changes: dict[str, Any]
+) -> tuple[dict[int, dict[str, Picture]], str]:
+    """Pictures by patient and name; and, where there are none, a sentence on why."""
     pictures: dict[int, dict[str, Picture]] = {}
     try:
         config = read_config(workdir)
-        here = data_fingerprint(Path(config.data.dir), config.data.name)
+    except InputError as error:
+        return {}, f"The scans are not shown: {error}"
+    change(config, changes)
+    name, folder = config.data.name, Path(config.data.dir)
+    try:
+        here = data_fingerprint(folder, name)
         if about.get("data_fingerprint", here) != here:
+            # The same numbers may be other patients there.
             return {}, (
-                f"The scans are not shown: {config.data.name} in {config.data.dir} is not the data "
-                "set that was evaluated."
+                f"The scans are not shown: {name} in {folder} is not the data set that was "
+                "evaluated."
             )
-        for patient, name, picture in scan_pictures(config, str(about["split"])):
-            pictures.setdefault(patient, {})[name] = picture
+        for patient, picture_id, picture in scan_pictures(config, str(about.get("split"))):
+            pictures.setdefault(patient, {})[picture_id] = picture
     except InputError as error:
         return {}, f"The scans are not shown: {error}"
     return pictures, ""

@@ -57,6 +57,11 @@ function number(value, decimals = 0) {
   });
 }
 
+/** Sets a text; one that is the same already is not read aloud again. */
+function say(id, text) {
+  if (element(id).textContent !== text) element(id).textContent = text;
+}
+
 function some(value, one, many = `${one}s`) {
   return `${number(value)} ${value === 1 ? one : many}`;
 }
@@ -152,16 +157,16 @@ function showTotals() {
   element("score-shown").textContent = score.toFixed(3);
   element("score").setAttribute("aria-valuetext", score.toFixed(3));
   if (!curve.lesions) {
-    element("totals").textContent = `Nothing in these scans is annotated as ${name}.`;
+    say("totals", `Nothing in these scans is annotated as ${name}.`);
     return;
   }
   const point = pointAt(curve, score);
   const rate = number(point.alarms / numViews, 2);
-  element("totals").textContent =
+  say("totals",
     `${number(point.hits)} of ${some(curve.lesions, LESION)} hit ` +
     `(${number((100 * point.hits) / curve.lesions, 1)} %), ` +
     `${number(curve.lesions - point.hits)} missed, ` +
-    `${some(point.alarms, "false alarm")} (${rate} per view)`;
+    `${some(point.alarms, "false alarm")} (${rate} per view)`);
   const [x, y] = place(curve, point, mostAlarms(curve));
   element("froc-point").setAttribute("cx", x);
   element("froc-point").setAttribute("cy", y);
@@ -227,7 +232,7 @@ function showList() {
   }
   element("list").querySelector("tbody").replaceChildren(
     ...shown.map((scan) => rows.get(scan.patient)));
-  element("listed").textContent = `${number(shown.length)} of ${some(data.scans.length, "scan")}`;
+  say("listed", `${number(shown.length)} of ${some(data.scans.length, "scan")}`);
   markRow();
 }
 
@@ -249,13 +254,16 @@ function markRow() {
 
 function step(by) {
   const scan = shown[shown.indexOf(state.scan) + by];
-  if (!scan) return;
-  openScan(scan);
-  const row = rows.get(scan.patient);
-  const list = element("list");
-  const above = row.offsetTop - list.offsetTop;
-  if (above < list.scrollTop || above + row.offsetHeight > list.scrollTop + list.clientHeight) {
-    list.scrollTop = above - list.clientHeight / 2;
+  if (scan) openScan(scan);
+}
+
+/** Scrolls the list, and not the page, to the row of the scan. */
+function keepRowInView() {
+  const [row, list] = [rows.get(state.scan.patient), element("list")];
+  const head = list.querySelector("thead").offsetHeight;
+  const above = row.offsetTop - list.scrollTop;
+  if (above < head || above + row.offsetHeight > list.clientHeight) {
+    list.scrollTop = row.offsetTop - list.clientHeight / 2;
   }
 }
 
@@ -431,7 +439,7 @@ function showSummary() {
   }
   if (scan.counts !== null) parts.push(`${number(scan.counts / 1000)} thousand counts`);
   if (scan.overflow) parts.push("pixels had overflowed");
-  element("scan-summary").textContent = parts.join("; ");
+  say("scan-summary", parts.join("; "));
   showFindings();
 }
 
@@ -473,6 +481,7 @@ function openScan(scan) {
   element("scan-title").textContent = `Patient ${scan.patient}`;
   showSummary();
   markRow();
+  keepRowInView();
   keepLink();
   showPictures();
 }

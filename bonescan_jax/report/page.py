@@ -49,13 +49,16 @@ FROC_NOTE = (
 )
 
 
-def write_report(workdir: Path, max_megabytes: float = MAX_MEGABYTES) -> dict[str, object]:
+def write_report(
+    workdir: Path, max_megabytes: float = MAX_MEGABYTES, changes: dict[str, Any] | None = None
+) -> dict[str, object]:
     """Write `report.html` from the contents of a workdir; a sentence names what is missing.
 
     Args:
         workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json with
             the rows of the test scans, and predictions/*.json with their pictures.
         max_megabytes: of the scans that can be looked at: beyond it pictures are left out.
+        changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:
         The headline scores on the test scans, if there are any; images_per_second, the median over
@@ -70,7 +73,7 @@ def write_report(workdir: Path, max_megabytes: float = MAX_MEGABYTES) -> dict[st
     config = _read_json(config_path)
     records, num_torn = _read_metrics(workdir / "metrics.jsonl")
     name = escape(workdir.resolve().name)
-    browser = _browser(workdir, max_megabytes)
+    browser = _browser(workdir, max_megabytes, changes)
     main = "".join(
         (
             f"<h1>Bone scan run <em>{name}</em></h1>",
@@ -99,7 +102,9 @@ def write_report(workdir: Path, max_megabytes: float = MAX_MEGABYTES) -> dict[st
     }
 
 
-def _browser(workdir: Path, max_megabytes: float) -> "Browser | None":
+def _browser(
+    workdir: Path, max_megabytes: float, changes: dict[str, Any] | None
+) -> "Browser | None":
     rows = workdir / "evaluation" / "test.rows.jsonl"
     if not rows.is_file():
         return None
@@ -108,7 +113,7 @@ def _browser(workdir: Path, max_megabytes: float) -> "Browser | None":
 
     test = workdir / "evaluation" / "test.json"
     chosen = _read_json(test).get("thresholds") if test.is_file() else None
-    return scan_browser(workdir, rows, chosen or {}, max_megabytes)
+    return scan_browser(workdir, rows, chosen or {}, max_megabytes, changes)
 
 
 def _page(title: str, main: str, browser: "Browser | None") -> Iterator[str]:

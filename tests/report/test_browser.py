@@ -320,9 +320,9 @@ def test_everything_is_reached_and_used_by_keys_alone(page):
     by_id(page, "keys").send_keys("n")
     assert by_id(page, "scan-title").text == f"Patient {first}"
     before = by_id(page, "totals").text
-    for _ in range(60):
+    for _ in range(10):
         by_id(page, "score").send_keys(Keys.ARROW_LEFT)
-    assert by_id(page, "score-shown").text == "0.300" and by_id(page, "totals").text != before
+    assert by_id(page, "score-shown").text == "0.550" and by_id(page, "totals").text != before
 
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE, NARROW])

@@ -118,6 +118,20 @@ def test_without_the_evaluated_data_the_page_says_so(tmp_path, small_config):
     assert "The scans are not shown" in page.section and len(json.loads(page.data)["scans"]) == 2
 
 
+def test_data_that_moved_are_found_where_one_says_they_are(tmp_path, small_config):
+    patients = {int(record["patient"]) for record in view_records(small_config, "test")}
+    rows = [row._replace(patient=min(patients)) for row in rows_with_further_marks(1)]
+    path, here = tmp_path / "test.rows.jsonl", small_config.data.dir
+    small_config.data.dir = str(tmp_path / "moved")
+    write_config(tmp_path, small_config)
+    write_rows(path, {"split": "test"}, rows)
+    page = scan_browser(tmp_path, path, {}, 64, {"data.dir": here})
+    names = [
+        name for view in json.loads(page.data)["scans"][0]["views"] for name in view["pictures"]
+    ]
+    assert {name for _, name in names} <= set(page.pictures)
+
+
 def test_beyond_the_budget_half_of_the_pictures_are_of_the_worst(tmp_path, monkeypatch):
     sizes = dict.fromkeys(range(100), 10)
     worst = list(range(100))
