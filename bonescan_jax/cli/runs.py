@@ -123,7 +123,7 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 def _define_report(values: flags.FlagValues) -> None:
     workdir_flag(values)
     changes_flag(values)
-    text = "How large the scans may make the page; beyond it some are without pictures."
+    text = "How large the page may be; where it would be larger, some scans have no pictures."
     integer_flag(values, "max_megabytes", 64, text, lower=1)
 
 

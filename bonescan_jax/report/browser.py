@@ -27,6 +27,8 @@ FOREGROUND = tuple(enumerate(CLASSES))[1:]
 DEFAULT_THRESHOLD = 0.5  # where evaluation chose none
 LEAD_BOXES = "Boxes drawn by the annotator beside what the network found."
 LEAD_IMAGES = "What the network says of every image, beside the annotator's label."
+# Bytes: of the page beside data and pictures, and of what the page writes around each picture.
+_REST, _AROUND = 100_000, 150
 # What became of a candidate that is the hit of no lesion.
 FALSE_ALARM, FURTHER = -1, -2
 
@@ -53,7 +55,7 @@ def scan_browser(
         rows_path: what `bonescan evaluate` wrote.
         thresholds: that evaluation chose: by class in "candidates", of an image in "image". They
             hold until the reader moves them; what lacks is 0.5.
-        max_megabytes: of data and pictures; where they are more, pictures are left out.
+        max_megabytes: of the page; where it would be more, pictures are left out.
         changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Raises:
@@ -73,7 +75,7 @@ def scan_browser(
     ]
     pictures, missing = _pictures(workdir, about, changes or {})
     encoded = json.dumps(scans, separators=(",", ":"))
-    budget = int(max_megabytes * 1e6) - len(encoded)
+    budget = int(max_megabytes * 1e6) - len(encoded) - _REST
     shown, left_out = _within_budget(pictures, worst_first(scans, chosen), budget)
     if left_out:
         missing = (
@@ -223,7 +225,7 @@ def _within_budget(
 ) -> tuple[dict[str, Picture], int]:
     """The pictures that fit, by name, and the number of patients whose pictures do not."""
     sizes = {
-        patient: sum(len(picture.text) for picture in views.values())
+        patient: sum(len(picture.text) + _AROUND for picture in views.values())
         for patient, views in pictures.items()
     }
     chosen = choose_patients(worst, sizes, budget)

@@ -57,7 +57,7 @@ def write_report(
     Args:
         workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json with
             the rows of the test scans, and predictions/*.json with their pictures.
-        max_megabytes: of the scans that can be looked at: beyond it pictures are left out.
+        max_megabytes: of the page: where it would be more, pictures of scans are left out.
         changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:

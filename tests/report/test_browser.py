@@ -182,7 +182,7 @@ def test_hot_spots_have_a_picture_of_their_own(page):
 
 
 def test_the_score_moves_all_counts_to_those_of_the_rows(page):
-    for least in (THRESHOLDS["abnormal"], 0.3, 0.8, 0.95, 0.0):
+    for least in (THRESHOLDS["abnormal"], 0.4, 0.3, 0.8, 0.95, 0.0):  # marks score just 0.4
         if least != THRESHOLDS["abnormal"]:  # where the slider stands at first
             move(page, "score", least)
         hits, missed, alarms = counts_of(ROWS, least)

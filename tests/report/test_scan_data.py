@@ -139,11 +139,11 @@ def test_beyond_the_budget_half_of_the_pictures_are_of_the_worst(tmp_path, monke
     chosen = choose_patients(worst, sizes, 400)
     assert len(chosen) == 40 and set(range(20)) <= chosen
     assert max(chosen) > 60 and chosen == choose_patients(worst, sizes, 400)
-    html = write_run(tmp_path, monkeypatch, rows_with_further_marks(6), max_megabytes=0.08)
+    html = write_run(tmp_path, monkeypatch, rows_with_further_marks(6), max_megabytes=0.18)
     text = html.read_text()
     kept = {int(each) for each in re.findall(r'id="picture-(\d+)-anterior"', text)}
     assert 0 < len(kept) < 6 and f"it has the pictures of {len(kept)} of 6 patients" in text
-    assert html.stat().st_size < 0.08e6 + 50e3  # and the page itself
+    assert html.stat().st_size < 0.18e6
 
 
 def test_no_text_of_the_rows_can_run(tmp_path, monkeypatch):
