@@ -151,7 +151,11 @@ def test_no_text_of_the_rows_can_run(tmp_path, monkeypatch):
     html = write_run(tmp_path, monkeypatch, rows).read_text()
     assert EVIL not in html and "<script>alert" not in html
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
-    assert "default-src 'none'" in policy and "unsafe" not in policy
+    allowed = dict(part.split(maxsplit=1) for part in policy.split("; "))
+    checksums = (allowed.pop("style-src"), allowed.pop("script-src"))
+    assert all(re.fullmatch(r"'sha256-[\w+/=]+'", each) for each in checksums)
+    assert allowed.pop("img-src") == "data:" and set(allowed.values()) == {"'none'"}
+    assert "default-src" in allowed
     assert len(re.findall("<script>", html)) == 1
 
 
