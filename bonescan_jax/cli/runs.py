@@ -120,12 +120,19 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 # ---- report --------------------------------------------------------------------------------------
 
 
+def _define_report(values: flags.FlagValues) -> None:
+    workdir_flag(values)
+    changes_flag(values)
+    text = "How large the page may be; where it would be larger, some scans have no pictures."
+    integer_flag(values, "max_megabytes", 64, text, lower=1)
+
+
 def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.report.page import write_report
 
     refuse_positionals(rest)
     require(values, "workdir")
-    return write_report(Path(values.workdir))
+    return write_report(Path(values.workdir), values.max_megabytes, read_changes(values))
 
 
 VERBS = {
@@ -167,9 +174,9 @@ VERBS = {
         _run_predict,
     ),
     "report": Verb(
-        "report --workdir=DIR",
-        "Gathers scores, curves and pictures of a run into one page, report.html.",
-        workdir_flag,
+        "report --workdir=DIR [--max_megabytes=64] [--config.data.dir=DIR …]",
+        "Gathers scores, curves and every test scan of a run into one page, report.html.",
+        _define_report,
         _run_report,
     ),
 }

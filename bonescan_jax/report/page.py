@@ -1,22 +1,28 @@
 """One self-contained HTML page on a run: scores, curves, pictures, settings. Opens offline."""
 
 import base64
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.report.asset import asset
 from bonescan_jax.report.chart import Line, line_chart
-from bonescan_jax.report.style import CLASS_COLOURS, PALETTE, STYLE
+from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
 from bonescan_jax.runs.workdir import flatten
 from bonescan_jax.scans import CLASSES
 
+if TYPE_CHECKING:
+    from bonescan_jax.report.browser import Browser
+
 FOREGROUND = CLASSES[1:]
+MAX_MEGABYTES = 64.0  # 600 patients of BS-80K need 32
 MAX_PICTURES = 6
 # The settings a reader asks for first; the rest is in the full list.
 MAIN_SETTINGS = (
@@ -43,12 +49,16 @@ FROC_NOTE = (
 )
 
 
-def write_report(workdir: Path) -> dict[str, object]:
+def write_report(
+    workdir: Path, max_megabytes: float = MAX_MEGABYTES, changes: dict[str, Any] | None = None
+) -> dict[str, object]:
     """Write `report.html` from the contents of a workdir; a sentence names what is missing.
 
     Args:
-        workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json and
-            predictions/*.json with their pictures.
+        workdir: holds config.json and, as far as the run got, metrics.jsonl, evaluation/*.json with
+            the rows of the test scans, and predictions/*.json with their pictures.
+        max_megabytes: of the page: where it would be more, pictures of scans are left out.
+        changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
 
     Returns:
         The headline scores on the test scans, if there are any; images_per_second, the median over
@@ -63,27 +73,25 @@ def write_report(workdir: Path) -> dict[str, object]:
     config = _read_json(config_path)
     records, num_torn = _read_metrics(workdir / "metrics.jsonl")
     name = escape(workdir.resolve().name)
-    body = "".join(
+    browser = _browser(workdir, max_megabytes, changes)
+    main = "".join(
         (
             f"<h1>Bone scan run <em>{name}</em></h1>",
             f'<p class="note">{escape(str(workdir.resolve()))}</p>',
             _run_section(config, records),
             _scores_section([path for path in _evaluations(workdir) if path.is_file()]),
+            browser.section
+            if browser
+            else _pictures_section(sorted((workdir / "predictions").rglob("*.json"))),
             _curves_section(records, num_torn),
-            _pictures_section(sorted((workdir / "predictions").rglob("*.json"))),
             f"<h2>All settings</h2><details><summary>config.json</summary>"
             f"<pre>{escape(json.dumps(config, indent=2))}</pre></details>",
         )
     )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Bone scan run {name}</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
     path = workdir / "report.html"
     unfinished = path.with_suffix(".html.tmp")
-    unfinished.write_text(page, encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(_page(f"Bone scan run {name}", main, browser))
     unfinished.replace(path)  # atomically: nobody opens half a page
     test = workdir / "evaluation" / "test.json"
     return {
@@ -92,6 +100,50 @@ def write_report(workdir: Path) -> dict[str, object]:
         "workdir": str(workdir),
         "report": str(path),
     }
+
+
+def _browser(
+    workdir: Path, max_megabytes: float, changes: dict[str, Any] | None
+) -> "Browser | None":
+    rows = workdir / "evaluation" / "test.rows.jsonl"
+    if not rows.is_file():
+        return None
+    # Reading the scans takes JAX along, and seconds: a run without rows does not wait for it.
+    from bonescan_jax.report.browser import scan_browser  # noqa: PLC0415
+
+    test = workdir / "evaluation" / "test.json"
+    chosen = _read_json(test).get("thresholds") if test.is_file() else None
+    return scan_browser(workdir, rows, chosen or {}, max_megabytes, changes)
+
+
+def _page(title: str, main: str, browser: "Browser | None") -> Iterator[str]:
+    """The page in pieces: what is read first stands first, the many pictures last.
+
+    The policy lets nothing run but our own script, by its checksum, and nothing load at all.
+    """
+    style, script = asset("page.css"), asset("page.js")
+    policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+    policy += f"style-src {_checksum(style)}; script-src {_checksum(script)}"
+    yield (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
+        f"<body><main>{main}</main>"
+    )
+    if browser:
+        # In JSON "<" is only ever part of text; without it, no text can end the element.
+        data = browser.data.replace("<", "\\u003c")
+        yield f'<script type="application/json" id="data">{data}</script>'
+        yield f"<script>{script}</script>"
+        for name, text in browser.pictures.items():
+            yield f'<script type="text/plain" id="{escape(name)}">{text}</script>\n'
+    yield "</body></html>\n"
+
+
+def _checksum(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def _evaluations(workdir: Path) -> list[Path]:
@@ -176,19 +228,21 @@ def _split_section(evaluation: dict) -> str:
         return title
     anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
     head = "".join(
-        f'<th colspan="{len(SCORE_COLUMNS)}">{name}, in '
+        f'<th scope="colgroup" colspan="{len(SCORE_COLUMNS)}">{name}, in '
         f"{_number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
         for name in FOREGROUND
     )
-    columns = "".join(f"<th>{column}</th>" for column in SCORE_COLUMNS.values())
+    columns = "".join(f'<th scope="col">{column}</th>' for column in SCORE_COLUMNS.values())
     rows = []
     for name, scores in predictors.items():
         used = ' class="selected"' if name == selected else ""
-        cells = (scores.get(label, {}).get(key) for label in FOREGROUND for key in SCORE_COLUMNS)
-        rows.append(f"<tr{used}><th>{_predictor(name, selected)}</th>{_cells(cells)}</tr>")
+        cells = (scores.get(each, {}).get(key) for each in FOREGROUND for key in SCORE_COLUMNS)
+        label = _predictor(name, selected)
+        rows.append(f'<tr{used}><th scope="row">{label}</th>{_cells(cells)}</tr>')
     return (
-        f'{title}<table><thead><tr><th rowspan="2">Predictor</th>{head}</tr><tr>'
-        f"{columns * len(FOREGROUND)}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f'{title}{_wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
+        f"<tr>{columns * len(FOREGROUND)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{SCORE_NOTE}</p>{_detection_part(evaluation.get("detection") or {})}'
     )
 
@@ -205,9 +259,9 @@ def _detection_part(detection: dict[str, dict]) -> str:
     if not detection:
         return ""
     rates = list(dict.fromkeys(r for s in detection.values() for r in s.get("sensitivity_at", {})))
-    columns = "".join(f"<th>at {escape(rate)} FP/scan</th>" for rate in rates)
+    columns = "".join(f'<th scope="col">at {escape(rate)} FP/scan</th>' for rate in rates)
     rows = "".join(
-        f"<tr><th>{escape(label)}</th>"
+        f'<tr><th scope="row">{escape(label)}</th>'
         f"{_cells(scores.get('sensitivity_at', {}).get(rate) for rate in rates)}"
         f"{_cells((scores.get('sensitivity'), scores.get('false_positives_per_scan')))}</tr>"
         for label, scores in detection.items()
@@ -223,8 +277,10 @@ def _detection_part(detection: dict[str, dict]) -> str:
     ]
     chart = _chart("FROC curve", lines, "false positives per scan", "sensitivity", (0, 1))
     return (
-        f"<h3>Lesions found</h3><table><thead><tr><th>Sensitivity</th>{columns}"
-        f"<th>all boxes kept</th><th>FP/scan of all</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<h3>Lesions found</h3>{_wide('Lesions found')}<thead><tr>"
+        f'<th scope="col">Sensitivity</th>{columns}<th scope="col">all boxes kept</th>'
+        '<th scope="col">FP/scan of all</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f'<p class="note">{FROC_NOTE}</p><div class="charts">{chart}</div>'
     )
 
@@ -307,6 +363,14 @@ def _picture(path: Path) -> str:
     else:
         image = '<p class="missing">Picture not found.</p>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _wide(name: str) -> str:
+    """Opens a table that scrolls sideways, by keys too, where the window is narrow."""
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="{name}"><table>'
+        f'<caption class="hidden">{name}</caption>'
+    )
 
 
 def _cells(values: Iterable[float | None]) -> str:
