@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +12,9 @@ import cv2
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.report.asset import asset
-from bonescan_jax.report.chart import Line, line_chart
+from bonescan_jax.report.chart import Line
+from bonescan_jax.report.figures import figures_part
+from bonescan_jax.report.parts import chart, number, number_cells, wide
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
 from bonescan_jax.runs.workdir import flatten
 from bonescan_jax.scans import CLASSES
@@ -42,10 +43,6 @@ SCORE_NOTE = (
     "class; with false alarms: mean over the images that hold it or where it was predicted, so an "
     "image with nothing but a false alarm counts 0. The brightness threshold is a detector "
     "without learning, one for each class. A dash: not defined."
-)
-FROC_NOTE = (
-    "A lesion is found if the centre of a predicted box lies inside its box. A dash: the "
-    "predictions end before so many false positives (FP) are reached."
 )
 
 
@@ -218,18 +215,18 @@ def _scores_section(paths: Sequence[Path]) -> str:
 def _split_section(evaluation: dict) -> str:
     split, predictors = str(evaluation.get("split", "")), evaluation.get("predictors") or {}
     selected = evaluation.get("selected")
-    facts = f"{_number(evaluation.get('num_images'), 0)} images, weights of step "
-    facts += f"{_number(evaluation.get('step'), 0)}"
+    facts = f"{number(evaluation.get('num_images'), 0)} images, weights of step "
+    facts += f"{number(evaluation.get('step'), 0)}"
     if auc := evaluation.get("image_auc"):
-        facts += f"; AUC of abnormal against normal images {_number(auc.get('auc'))} "
-        facts += f"(95 % interval {_number(auc.get('low'))} to {_number(auc.get('high'))})"
+        facts += f"; AUC of abnormal against normal images {number(auc.get('auc'))} "
+        facts += f"(95 % interval {number(auc.get('low'))} to {number(auc.get('high'))})"
     title = f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
     if not predictors:  # whole images were classified: there are no pixels to score
-        return title
+        return title + figures_part(evaluation)
     anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
     head = "".join(
         f'<th scope="colgroup" colspan="{len(SCORE_COLUMNS)}">{name}, in '
-        f"{_number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
+        f"{number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
         for name in FOREGROUND
     )
     columns = "".join(f'<th scope="col">{column}</th>' for column in SCORE_COLUMNS.values())
@@ -238,12 +235,12 @@ def _split_section(evaluation: dict) -> str:
         used = ' class="selected"' if name == selected else ""
         cells = (scores.get(each, {}).get(key) for each in FOREGROUND for key in SCORE_COLUMNS)
         label = _predictor(name, selected)
-        rows.append(f'<tr{used}><th scope="row">{label}</th>{_cells(cells)}</tr>')
+        rows.append(f'<tr{used}><th scope="row">{label}</th>{number_cells(cells)}</tr>')
     return (
-        f'{title}{_wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
+        f'{title}{wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
         f"<tr>{columns * len(FOREGROUND)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="note">{SCORE_NOTE}</p>{_detection_part(evaluation.get("detection") or {})}'
+        f'<p class="note">{SCORE_NOTE}</p>{figures_part(evaluation)}'
     )
 
 
@@ -251,38 +248,6 @@ def _predictor(name: str, selected: str | None) -> str:
     words = {"mean": "mean of the heads", "threshold": "brightness threshold"}
     label = escape(words.get(name, name.replace("_", " ")))
     return f"{label} <small>used</small>" if name == selected else label
-
-
-def _detection_part(detection: dict[str, dict]) -> str:
-    """Return the lesion-level table and, where its points were kept, the FROC curve."""
-    detection = {label: scores for label, scores in detection.items() if scores}
-    if not detection:
-        return ""
-    rates = list(dict.fromkeys(r for s in detection.values() for r in s.get("sensitivity_at", {})))
-    columns = "".join(f'<th scope="col">at {escape(rate)} FP/scan</th>' for rate in rates)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        f"{_cells(scores.get('sensitivity_at', {}).get(rate) for rate in rates)}"
-        f"{_cells((scores.get('sensitivity'), scores.get('false_positives_per_scan')))}</tr>"
-        for label, scores in detection.items()
-    )
-    lines = [
-        Line(
-            label,
-            list(zip(curve["false_positives_per_scan"], curve["sensitivity"], strict=True)),
-            CLASS_COLOURS.get(label, PALETTE[0]),
-        )
-        for label, scores in detection.items()
-        if (curve := scores.get("curve"))
-    ]
-    chart = _chart("FROC curve", lines, "false positives per scan", "sensitivity", (0, 1))
-    return (
-        f"<h3>Lesions found</h3>{_wide('Lesions found')}<thead><tr>"
-        f'<th scope="col">Sensitivity</th>{columns}<th scope="col">all boxes kept</th>'
-        '<th scope="col">FP/scan of all</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="note">{FROC_NOTE}</p><div class="charts">{chart}</div>'
-    )
 
 
 def _curves_section(records: dict[str, list[dict]], num_torn: int) -> str:
@@ -295,10 +260,10 @@ def _curves_section(records: dict[str, list[dict]], num_torn: int) -> str:
     dices = [_series(validation, f"dice_{c}", c, CLASS_COLOURS[c]) for c in FOREGROUND]
     charts = "".join(
         (
-            _chart("Training loss", [*losses, _series(train, "loss", "all")], y_label="loss"),
-            _chart("Validation Dice", dices, y_label="Dice, pooled", y_limits=(0, 1)),
-            _chart("Learning rate", [_series(train, "learning_rate", "")], y_label="rate"),
-            _chart("Throughput", [_series(train, "images_per_second", "")], y_label="images / s"),
+            chart("Training loss", [*losses, _series(train, "loss", "all")], y_label="loss"),
+            chart("Validation Dice", dices, y_label="Dice, pooled", y_limits=(0, 1)),
+            chart("Learning rate", [_series(train, "learning_rate", "")], y_label="rate"),
+            chart("Throughput", [_series(train, "images_per_second", "")], y_label="images / s"),
         )
     )
     sentences = []
@@ -317,21 +282,6 @@ def _series(
 ) -> Line:
     points = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
     return Line(name, points, colour, width)
-
-
-def _chart(
-    title: str,
-    lines: Sequence[Line],
-    x_label: str = "step",
-    y_label: str = "",
-    y_limits: tuple[float, float] | None = None,
-) -> str:
-    """Return the chart of the lines that have finite points, an empty string if none has."""
-    lines = [line for line in lines if any(math.isfinite(y) for _, y in line.points)]
-    if not lines:
-        return ""
-    svg = line_chart(title, lines, x_label=x_label, y_label=y_label, y_limits=y_limits)
-    return f"<figure>{svg}</figure>"
 
 
 def _pictures_section(paths: Sequence[Path]) -> str:
@@ -363,19 +313,3 @@ def _picture(path: Path) -> str:
     else:
         image = '<p class="missing">Picture not found.</p>'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _wide(name: str) -> str:
-    """Opens a table that scrolls sideways, by keys too, where the window is narrow."""
-    return (
-        f'<div class="wide" tabindex="0" role="group" aria-label="{name}"><table>'
-        f'<caption class="hidden">{name}</caption>'
-    )
-
-
-def _cells(values: Iterable[float | None]) -> str:
-    return "".join(f"<td>{_number(value)}</td>" for value in values)
-
-
-def _number(value: float | None, decimals: int = 3) -> str:
-    return f"{value:,.{decimals}f}" if isinstance(value, int | float) else "–"

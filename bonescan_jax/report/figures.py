@@ -1,0 +1,150 @@
+"""The figures of an evaluation with their intervals, as tables and charts."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bonescan_jax.report.chart import Line
+from bonescan_jax.report.parts import chart, interval, number, table
+from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
+from bonescan_jax.scans import CLASSES
+
+FOREGROUND = CLASSES[1:]
+RULES = {
+    "centre": "the centre of a predicted box lies in the true box",
+    "overlap": "the IoU of predicted and true pixels is 0.1 or more",
+}
+INTERVALS = (
+    "Small numbers are 95 % intervals over patients; where one is missing, the pointer held over "
+    "the value says why. Thresholds were chosen on the validation scans."
+)
+RATES_NOTE = (
+    "FP: false positives. A star: the curve ends before so many are reached, and this is what it "
+    "had reached. AP: average precision."
+)
+MASKS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "lesion_dice": "Dice of lesions",
+    "lesion_surface_dice": "their surface Dice, 1 pixel",
+    "surface_distance_mm": "their surface distance, mm",
+}
+IMAGES = {
+    "auc": "AUC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "accuracy": "accuracy",
+    "brier": "Brier score",
+}
+
+
+def figures_part(evaluation: dict[str, Any]) -> str:
+    """All that an evaluation says beside the overlap of each predictor; nothing of an older one."""
+    if "images" not in evaluation:
+        return ""
+    parts = [_images(evaluation)]
+    if evaluation.get("lesions"):
+        parts = [_lesions(evaluation), *parts, _masks(evaluation), _calibration(evaluation)]
+        parts.append(_groups(evaluation))
+    return "".join((f'<p class="note">{INTERVALS}</p>', *parts))
+
+
+def _lesions(evaluation: dict[str, Any]) -> str:
+    found = {name: scores for name, scores in evaluation["lesions"].items() if scores}
+    if not found:
+        return ""
+    rates = [rate for rate in next(iter(found.values()))["centre"]["per_view"] if rate != "mean"]
+    columns = ["Sensitivity", *(f"{rate} FP a view" for rate in rates), "mean"]
+    columns += [*(f"{rate} FP a patient" for rate in rates), "mean", "AP"]
+    parts = []
+    for rule, words in RULES.items():
+        rows = [
+            (f"{name}, {scores['num_lesions']} lesions", _lesion_cells(scores[rule], rates))
+            for name, scores in found.items()
+        ]
+        title = f"Lesions found, if {words}"
+        parts.append(f"<h3>{title}</h3>{table(title, columns, rows)}")
+    lines = [
+        Line(name, _points(scores["centre"]["curve"]), CLASS_COLOURS[name])
+        for name, scores in found.items()
+    ]
+    froc = chart("FROC curve, by centres", lines, "false positives a view", "sensitivity", (0, 1))
+    return f'{"".join(parts)}<p class="note">{RATES_NOTE}</p><div class="charts">{froc}</div>'
+
+
+def _lesion_cells(scores: dict[str, Any], rates: list[str]) -> Iterator[str]:
+    for per in ("per_view", "per_patient"):
+        for rate in rates:
+            star = "" if scores[per][rate]["reached"] else "*"
+            yield interval(scores[per][rate]) + star
+        yield interval(scores[per]["mean"])
+    yield interval(scores["average_precision"])
+
+
+def _points(curve: dict[str, list[float]]) -> list[tuple[float, float]]:
+    return list(zip(curve["false_positives"], curve["sensitivity"], strict=True))
+
+
+def _images(evaluation: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{each['number']} {name}, {each['abnormal']} abnormal",
+            [interval(each.get(score)) for score in IMAGES],
+        )
+        for name in ("images", "patients")
+        for each in [evaluation[name]]
+    ]
+    title = "Images and patients: is there anything abnormal?"
+    return f"<h3>{title}</h3>{table(title, ['Scored', *IMAGES.values()], rows)}"
+
+
+def _masks(evaluation: dict[str, Any]) -> str:
+    rows = [
+        (name, [interval(evaluation["masks"][name][score]) for score in MASKS])
+        for name in FOREGROUND
+    ]
+    title = "Masks of the predictor used"
+    return f"<h3>{title}</h3>{table(title, ['Pixels', *MASKS.values()], rows)}"
+
+
+def _calibration(evaluation: dict[str, Any]) -> str:
+    ways = {"as_predicted": "as predicted", "with_temperature": "with temperature"}
+    rows, lines = [], [Line("ideal", [(0.0, 0.0), (1.0, 1.0)], PALETTE[1], 1.0)]
+    for name in FOREGROUND:
+        found = evaluation["calibration"].get(name) or {}
+        for way, words in ways.items():
+            if way in found:
+                each = found[way]
+                cells = [interval(each["brier"]), interval(each["calibration_error"])]
+                temperature = number(found["temperature"]) if way != "as_predicted" else ""
+                rows.append((f"{name}, {words}", [*cells, temperature]))
+        if "as_predicted" in found:
+            points = [(p["score"], p["share"]) for p in found["as_predicted"]["reliability"]]
+            lines.append(Line(name, points, CLASS_COLOURS[name]))
+    if not rows:
+        return ""
+    title = "Calibration of candidates: of those with score p a share p should be hits"
+    columns = ["Class", "Brier score", "expected calibration error", "temperature"]
+    shape = chart("Reliability", lines, "score", "share of hits", (0, 1))
+    return f'<h3>{title}</h3>{table(title, columns, rows)}<div class="charts">{shape}</div>'
+
+
+def _groups(evaluation: dict[str, Any]) -> str:
+    columns = ["views", "lesions", "Dice", "sensitivity at 1 FP a view"]
+    parts = []
+    for name in FOREGROUND:
+        rows = ((group["group"], _group_cells(group)) for group in evaluation["groups"][name])
+        title = f"{name.capitalize()} lesions by group"
+        parts.append(table(title, [title, *columns], rows))
+    return f"<h3>By group of views, patients and lesions</h3>{''.join(parts)}"
+
+
+def _group_cells(group: dict[str, Any]) -> Iterable[str]:
+    star = "" if group["reached"] else "*"
+    return (
+        number(group.get("num_views"), 0),
+        number(group["num_lesions"], 0),
+        number(group.get("dice")),
+        number(group["sensitivity_at_1"]) + star,
+    )
