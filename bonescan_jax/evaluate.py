@@ -20,7 +20,7 @@ from bonescan_jax.datasets.records import data_fingerprint
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records, scan_batches, view_records
 from bonescan_jax.metrics.paired import compare_runs
-from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows
+from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows, write_tables
 from bonescan_jax.metrics.summary import Thresholds, choose_thresholds, summarize
 from bonescan_jax.models.build import Tree, views_per_example
 from bonescan_jax.runs.checkpoint import find_step, restore_average
@@ -254,6 +254,7 @@ class _Scorer:
         self.images_per_second = predicted.images_per_second()
         if is_primary():
             write_rows(path, about, rows)
+            write_tables(self.workdir / "evaluation" / split, rows)
         return rows
 
 

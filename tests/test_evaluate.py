@@ -97,14 +97,27 @@ def test_any_number_of_devices_gives_the_scores_of_the_training(
     small_config.train.num_steps = 1
     small_config.mesh.update({"data": 4, "spatial": 2})
     train(small_config, tmp_path)
-    scores = []
+    scores, rows = [], []
     for count in (1, 3, 8):
         mesh = make_evaluation_mesh(jax.devices()[:count])
         monkeypatch.setattr(evaluation, "make_evaluation_mesh", lambda mesh=mesh: mesh)
         scores.append(evaluate(tmp_path, "test", "mean"))
+        rows.append(read_rows(tmp_path / "evaluation" / "test.rows.jsonl")[1])
     names = ("dice_abnormal", "dice_normal", "num_images", "step")
     for other in scores[1:]:
         assert [other[name] for name in names] == pytest.approx([scores[0][name] for name in names])
+    for row, *others in zip(*rows, strict=True):
+        for other in others:
+            assert other.score == pytest.approx(row.score, rel=1e-4)
+            assert other._replace(score=0, candidates=()) == row._replace(score=0, candidates=())
+            for one, same in zip(row.candidates, other.candidates, strict=True):
+                assert one._replace(score=0, overlaps=()) == same._replace(score=0, overlaps=())
+
+    evaluate(tmp_path, "test", "mean", against=tmp_path)
+    compared = json.loads((tmp_path / "evaluation" / "test_against.json").read_text())
+    assert {each["value"] for each in compared["differences"].values()} <= {0, None}
+    with pytest.raises(InputError, match="nobody/evaluation/test.rows.jsonl"):
+        evaluate(tmp_path, "test", "mean", against=tmp_path / "nobody")
 
 
 def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(

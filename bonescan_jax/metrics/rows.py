@@ -1,5 +1,6 @@
 """One row for each view that was scored: all figures, intervals and comparisons come from rows."""
 
+import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -60,6 +61,42 @@ def write_rows(path: Path, about: dict[str, Any], rows: Iterable[ViewRow]) -> No
         for row in rows:
             file.write(json.dumps(_to_json(row)) + "\n")
     partial.replace(path)
+
+
+def write_tables(stem: Path, rows: Sequence[ViewRow]) -> None:
+    """Writes the same as CSV: STEM_views, STEM_candidates and STEM_lesions, a line for each."""
+    views, candidates, lesions = [], [], []
+    for row in rows:
+        place = {"patient": row.patient, "view": row.view, "region": row.region or ""}
+        view = place | {name: getattr(row, name) for name in _VIEW_COLUMNS}
+        for predictor, counts in row.pixels.items():
+            for name, of_class in zip(CLASSES[1:], counts, strict=True):
+                columns = (f"{predictor}_{name}_{kind}" for kind in ("found", "invented", "missed"))
+                view |= dict(zip(columns, of_class, strict=True))
+        views.append(view)
+        for each in row.candidates:
+            overlaps = " ".join(f"{lesion}:{iou:.4f}" for lesion, iou in each.overlaps)
+            candidates.append(place | _spot(each) | {"score": each.score, "overlaps": overlaps})
+        for number, lesion in enumerate(row.lesions):
+            drawn = {name: getattr(lesion, name) for name in _DRAWN_COLUMNS}
+            lesions.append(place | {"number": number} | _spot(lesion) | drawn)
+    for kind, lines in (("views", views), ("candidates", candidates), ("lesions", lesions)):
+        path = stem.with_name(f"{stem.name}_{kind}.csv")
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]) if lines else [*place])
+            writer.writeheader()
+            writer.writerows(lines)
+        partial.replace(path)
+
+
+_VIEW_COLUMNS = ("abnormal", "score", "counts", "overflow")
+_DRAWN_COLUMNS = ("dice", "surface_dice", "surface_distance")
+
+
+def _spot(spot: Lesion | Candidate) -> dict[str, Any]:
+    box = dict(zip(("xmin", "ymin", "xmax", "ymax"), spot.box, strict=True))
+    return {"class": CLASSES[spot.label], **box, "area": spot.area}
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[ViewRow]]:
