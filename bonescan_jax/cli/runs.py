@@ -156,11 +156,13 @@ VERBS = {
         _run_crossvalidate,
     ),
     "evaluate": Verb(
-        "evaluate --workdir=DIR [--split=test] [--config.data.dir=DIR …]",
+        "evaluate --workdir=DIR [--split=test] [--against=DIR] [--config.data.dir=DIR …]",
         "Scores a trained network on whole scans, compared with a brightness threshold.\n\n"
-        "The workdir gets evaluation/SPLIT.json: Dice and IoU per class, head and convention,\n"
-        "lesion sensitivity (FROC) and the image-level AUC; of a network that classifies the AUC\n"
-        "and the score of every image. All devices that are found share the work.",
+        "The workdir gets evaluation/SPLIT.rows.jsonl, a row for each view with all that was\n"
+        "found and missed (as CSV too), and SPLIT.json with what follows from the rows: lesions\n"
+        "(FROC), patients, masks and calibration with 95 % intervals over patients. Thresholds are\n"
+        "chosen on the validation split. --against compares with a run that was evaluated before,\n"
+        "in SPLIT_against.json. All devices that are found share the work.",
         _define_evaluate,
         _run_evaluate,
     ),

@@ -11,8 +11,10 @@ import pytest
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.summary import choose_thresholds, summarize
 from bonescan_jax.report.overlay import save_overlay
 from bonescan_jax.report.page import write_report
+from tests.metrics.random_rows import random_rows
 
 EVIL = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "link"}
@@ -56,6 +58,10 @@ def read(workdir):
     return Page(Path(write_report(workdir)["report"]).read_text(encoding="utf-8"))
 
 
+ROWS = random_rows(20)
+FIGURES = summarize(ROWS, "mean", choose_thresholds(ROWS))
+
+
 @pytest.fixture
 def workdir(tmp_path):
     """A run that was evaluated and has predicted one scan, with markup in every name."""
@@ -76,10 +82,9 @@ def workdir(tmp_path):
     evaluation = {
         "split": EVIL, "step": 50, "num_images": 2, "selected": "mean",
         "predictors": {"head_1": scores, "mean": scores, EVIL: scores},
-        "detection": {"abnormal": {"sensitivity_at": {"0.3": 0.532, "1.0": None}}, "normal": None},
         "image_auc": {"auc": 0.84, "low": 0.8, "high": None},
     }  # fmt: skip
-    (tmp_path / "evaluation" / "test.json").write_text(json.dumps(evaluation))
+    (tmp_path / "evaluation" / "test.json").write_text(json.dumps(FIGURES | evaluation))
     boxes = [{"xmin": 1, "ymin": 1, "xmax": 9, "ymax": 9, "label": "abnormal", "score": 0.5}]
     prediction = {"file": EVIL, "view": "anterior", "boxes": boxes, "overlay": "a_overlay.png"}
     (tmp_path / "predictions" / "a.json").write_text(json.dumps(prediction))
@@ -93,7 +98,16 @@ def test_full_page(workdir):
     expected = ["0.444", "0.286", "0.500", "0.250", "–", "–", "–", "–"]
     assert ["head 1", *expected] in page.rows
     assert [EVIL, *expected] in page.rows
-    assert ["abnormal", "0.532", "–", "–", "–"] in page.rows
+    lesions = FIGURES["lesions"]["abnormal"]
+    first = lesions["centre"]["per_view"]["0.3"]
+    (row, *_) = [
+        row for row in page.rows if row[0] == f"abnormal, {lesions['num_lesions']} lesions"
+    ]
+    assert row[1].startswith(f"{first['value']:.3f}")
+    assert f"{first['low']:.3f} to {first['high']:.3f}" in page.text
+    assert row[4].endswith("*") != lesions["centre"]["per_view"]["2.0"]["reached"]
+    assert any(row[0].startswith("20 patients, ") for row in page.rows)
+    assert any(row[0] == "0 to 1 M counts" for row in page.rows)
     for text in ("normal images 0.840", "skipped: 1", "1 abnormal, 0 normal", "32, 64", "50.0 min"):
         assert text in page.text
     for title in ("Training loss", "Validation Dice", "Learning rate", "Throughput"):
@@ -104,6 +118,13 @@ def test_full_page(workdir):
     shown = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_allclose(shown, np.full((4, 4, 3), 90), atol=3)
     assert not list(workdir.glob("*.tmp"))
+
+
+def test_an_evaluation_of_an_older_program_has_a_page_too(workdir):
+    path = workdir / "evaluation" / "test.json"
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in evaluation.items() if k not in FIGURES}))
+    assert "Lesions found" not in read(workdir).text
 
 
 def test_result_holds_the_headline(workdir):
