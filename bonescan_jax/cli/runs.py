@@ -160,9 +160,9 @@ VERBS = {
         "Scores a trained network on whole scans, compared with a brightness threshold.\n\n"
         "The workdir gets evaluation/SPLIT.rows.jsonl, a row for each view with all that was\n"
         "found and missed (as CSV too), and SPLIT.json with what follows from the rows: lesions\n"
-        "(FROC), patients, masks and calibration with 95 % intervals over patients. Thresholds are\n"
-        "chosen on the validation split. --against compares with a run that was evaluated before,\n"
-        "in SPLIT_against.json. All devices that are found share the work.",
+        "(FROC), patients, masks and calibration with 95 % intervals over patients. Thresholds\n"
+        "are chosen on the validation split. --against compares with a run that was evaluated\n"
+        "before, in SPLIT_against.json. All devices that are found share the work.",
         _define_evaluate,
         _run_evaluate,
     ),
