@@ -194,7 +194,7 @@ def _lesions(probabilities: np.ndarray, truths: list[Region]) -> list[Lesion]:
             continue
         dice = 2 * shared[nearest] / (area + stats[nearest, cv2.CC_STAT_AREA])
         drawn, true = _side_by_side(components == nearest, stats[nearest], truth)
-        surface = surface_scores(drawn, true, SURFACE_TOLERANCE, PIXEL)
+        surface = surface_scores(drawn, true, SURFACE_TOLERANCE * PIXEL, (PIXEL, PIXEL))
         lesions.append(Lesion(truth.label, _box(truth), area, float(dice), *surface))
     return lesions
 
