@@ -65,6 +65,8 @@ def find_regions(probabilities: np.ndarray, min_area: int = 1) -> list[Region]:
 
 def _split(hot: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
     """The parts of a connected region (h, w) around its separate peaks (a watershed)."""
+    if np.hypot(*np.subtract(hot.shape, 1)) < APART:  # of noise there are thousands
+        return [inside]
     peaks = _peaks(hot, inside)
     if len(peaks) < 2:
         return [inside]

@@ -36,8 +36,8 @@ def surface_scores(
     )
     lengths = np.concatenate([outline[outline > 0] for outline in outlines])
     # One pixel is no more than one pixel, whatever its size in mm is rounded to.
-    near = lengths[distances <= tolerance * (1 + 1e-9)].sum()
-    return float(near / lengths.sum()), float(np.average(distances, weights=lengths))
+    near = distances <= tolerance * (1 + 1e-9)
+    return float(np.average(near, weights=lengths)), float(np.average(distances, weights=lengths))
 
 
 def _outline(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:

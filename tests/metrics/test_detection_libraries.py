@@ -92,8 +92,9 @@ def test_froc_and_average_precision_are_those_of_picai(views: list, iou: float):
     scans = [draw(cells) for cells in views]
     rows = [row(number, *scan) for number, scan in enumerate(scans)]
     found = events(rows, ABNORMAL, "overlap", iou=iou)
+    counted = found.hit | found.false_positive
     # Where no lesion is missed, PI-CAI loses the last point of its curve.
-    assume(len(found.scores) and found.hit.sum() < found.lesions.sum())
+    assume(counted.any() and found.hit.sum() < found.lesions.sum())
     assume(not any(tied(each, iou) for each in rows))
     truths = [boxes_to_mask(boxes, hot.shape, "box") for hot, boxes in scans]
     reference = picai_eval.evaluate(
@@ -104,11 +105,14 @@ def test_froc_and_average_precision_are_those_of_picai(views: list, iou: float):
     )
     assert reference.num_lesions == found.lesions.sum()
     assert average_precision(found) == pytest.approx(reference.AP)
-    curve = froc(found, len(scans))
+    # A candidate that is neither hit nor false positive has no point of its own in PI-CAI's curve.
+    curve = froc(
+        Events(*(each[counted] for each in found.of_candidates()), found.lesions), len(rows)
+    )
     assert curve.sensitivity == pytest.approx(reference.lesion_TPR[:-1], rel=1e-6)
     assert curve.false_positives == pytest.approx(reference.lesion_FPR[:-1], rel=1e-6)
     for rate in FALSE_POSITIVES:
-        at_rate = sensitivity_at(curve, rate).sensitivity
+        at_rate = sensitivity_at(froc(found, len(rows)), rate).sensitivity
         assert at_rate == pytest.approx(reference.lesion_TPR_at_FPR(rate), rel=1e-6)
 
 
