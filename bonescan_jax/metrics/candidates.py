@@ -65,6 +65,8 @@ def find_regions(probabilities: np.ndarray, min_area: int = 1) -> list[Region]:
 
 def _split(hot: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
     """The parts of a connected region (h, w) around its separate peaks (a watershed)."""
+    if np.hypot(*np.subtract(hot.shape, 1)) < APART:  # of noise there are thousands
+        return [inside]
     peaks = _peaks(hot, inside)
     if len(peaks) < 2:
         return [inside]
@@ -194,7 +196,7 @@ def _lesions(probabilities: np.ndarray, truths: list[Region]) -> list[Lesion]:
             continue
         dice = 2 * shared[nearest] / (area + stats[nearest, cv2.CC_STAT_AREA])
         drawn, true = _side_by_side(components == nearest, stats[nearest], truth)
-        surface = surface_scores(drawn, true, SURFACE_TOLERANCE, PIXEL)
+        surface = surface_scores(drawn, true, SURFACE_TOLERANCE * PIXEL, (PIXEL, PIXEL))
         lesions.append(Lesion(truth.label, _box(truth), area, float(dice), *surface))
     return lesions
 

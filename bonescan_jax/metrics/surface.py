@@ -5,19 +5,19 @@ from scipy import ndimage
 
 
 def surface_scores(
-    predicted: np.ndarray, true: np.ndarray, tolerance: float, spacing: float
+    predicted: np.ndarray, true: np.ndarray, tolerance: float, spacing: tuple[float, float]
 ) -> tuple[float, float]:
     """The share of both outlines that is near the other one, and their mean distance.
 
-    An outline are the edges between pixels inside and outside; each edge is as long as it is wide,
-    and the distance of two is that of their middles. Surface Dice: Nikolov et al. 2021, doi
-    10.2196/26151, equation 1; the mean distance is symmetric, over both outlines together.
+    Surface Dice: Nikolov et al. 2021, doi 10.2196/26151, equation 1, with outlines as in its
+    published code: marching squares, so a diagonal edge is as long as it is and not as its stairs.
+    The mean distance is symmetric, over both outlines together, by length.
 
     Args:
         predicted: (H, W) bool, not empty.
         true: (H, W) bool, not empty.
-        tolerance: in pixels.
-        spacing: of square pixels, in mm.
+        tolerance: in mm.
+        spacing: height and width of a pixel in mm.
 
     Returns:
         Surface Dice, and the mean distance in mm.
@@ -27,20 +27,29 @@ def surface_scores(
     """
     if not predicted.any() or not true.any():
         raise ValueError("the surface of an empty mask has no place")
-    outlines = [_outline(mask) for mask in (predicted, true)]
-    near: list[np.ndarray] = []
-    for here, there in (outlines, outlines[::-1]):
-        # To the nearest edge of the other outline, in half pixels.
-        near.append(ndimage.distance_transform_edt(~there)[here] / 2)
-    distances = np.concatenate(near)
-    return float((distances <= tolerance).mean()), float(distances.mean() * spacing)
+    outlines = [_outline(mask, spacing) for mask in (predicted, true)]
+    distances = np.concatenate(
+        [
+            ndimage.distance_transform_edt(there == 0, sampling=spacing)[here > 0]
+            for here, there in (outlines, outlines[::-1])
+        ]
+    )
+    lengths = np.concatenate([outline[outline > 0] for outline in outlines])
+    # One pixel is no more than one pixel, whatever its size in mm is rounded to.
+    near = distances <= tolerance * (1 + 1e-9)
+    return float(np.average(near, weights=lengths)), float(np.average(distances, weights=lengths))
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """(2 H + 3, 2 W + 3) bool on a grid of half pixels, with the middles of all edges of a mask."""
-    padded = np.pad(mask, 1)
-    height, width = padded.shape
-    edges = np.zeros((2 * height - 1, 2 * width - 1), bool)
-    edges[1::2, ::2] = padded[1:] != padded[:-1]
-    edges[::2, 1::2] = padded[:, 1:] != padded[:, :-1]
-    return edges
+def _outline(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+    """(H + 1, W + 1) length of the outline in mm between the middles of each 4 adjacent pixels."""
+    padded = np.pad(mask, 1).astype(np.int8)
+    rows = padded[:-1] + padded[1:]  # of each 2 pixels that lie above each other
+    filled = rows[:, :-1] + rows[:, 1:]
+    columns = padded[:, :-1] + padded[:, 1:]
+    upper, left = columns[:-1], rows[:, :-1]
+    half = np.hypot(*spacing) / 2  # a corner is cut off between the middles of two sides
+    length = np.where(filled % 2, half, 0.0)
+    length[(filled == 2) & (upper != 1)] = spacing[1]  # along a row
+    length[(filled == 2) & (left != 1)] = spacing[0]
+    length[(filled == 2) & (upper == 1) & (left == 1)] = 2 * half  # two opposite corners
+    return length

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from bonescan_jax.metrics.candidates import MOST, find_regions, view_findings
-from bonescan_jax.metrics.surface import surface_scores
 from bonescan_jax.scans import ABNORMAL, CLASSES, NORMAL
 from bonescan_jax.scans.masks import boxes_to_mask, mask_to_boxes, most_probable_mask
 
@@ -92,27 +91,3 @@ def test_overlap_is_with_each_lesion_alone():
     assert candidate.overlaps == ((0, pytest.approx(100 / 150)), (1, pytest.approx(50 / 200)))
     assert lesions[0].dice == pytest.approx(2 * 100 / 250)
     assert lesions[1].dice == 0  # of the other class
-
-
-def test_the_surface_of_equal_masks_and_of_none():
-    square = np.zeros((20, 20), bool)
-    square[5:13, 5:13] = True
-    assert surface_scores(square, square, 1.0, 2.0) == (1, 0)
-    with pytest.raises(ValueError, match="empty"):
-        surface_scores(np.zeros_like(square), square, 1.0, 2.0)
-
-
-def test_surface_against_distances_of_all_pairs_of_edges():
-    rng = np.random.default_rng(0)
-    masks = [np.pad(rng.random((6, 7)) < 0.6, 2) for _ in range(2)]
-    edges = []
-    for mask in masks:
-        y, x = np.nonzero(mask[1:] != mask[:-1])
-        horizontal = np.stack([y + 0.5, x], 1)
-        y, x = np.nonzero(mask[:, 1:] != mask[:, :-1])
-        edges.append(np.concatenate([horizontal, np.stack([y, x + 0.5], 1)]))
-    between = np.linalg.norm(edges[0][:, None] - edges[1], axis=2)
-    nearest = np.concatenate([between.min(1), between.min(0)])
-    dice, distance = surface_scores(*masks, 1.0, 2.5)
-    assert dice == pytest.approx((nearest <= 1).mean())
-    assert distance == pytest.approx(2.5 * nearest.mean())
