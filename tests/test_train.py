@@ -21,7 +21,8 @@ from bonescan_jax.cluster.consensus import GO_ON, Consensus
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.errors import InputError, RunError
-from bonescan_jax.evaluate import evaluate
+from bonescan_jax.evaluate import evaluate, rows_file
+from bonescan_jax.metrics.rows import pixel_counts, read_rows
 from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved
 from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.tasks import segment
@@ -360,7 +361,8 @@ def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDi
             "head_1"
         ]["abnormal"]["dice_pooled"]
     )
-    found, invented, missed = np.array(written["overlap_counts"])[:, 0].sum(0)
+    _, rows = read_rows(rows_file(tmp_path, "validation"))
+    found, invented, missed = pixel_counts(rows, scores["selected"])[:, 0].sum(0)
     assert scores["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
     with pytest.raises(InputError, match="--predictor is 'head_9', expected one of head_1"):
         evaluate(tmp_path, "test", "head_9")
