@@ -87,6 +87,13 @@ def test_a_spot_on_the_left_of_a_posterior_view_is_found_there(
         assert [each.box for each in row.lesions] == [SPOT] * (row.view == "posterior")
         sure = [each.box for each in row.candidates if each.score > 0.5]
         assert sure == [SPOT] * (row.view == "posterior")
+
+    # The recipe that looks at pixels for the mask in a box.
+    small_config.data.mask = "otsu"
+    (workdir / "config.json").write_text(small_config.to_json())
+    evaluate(workdir, "test", "mean")
+    _, rows = read_rows(workdir / "evaluation" / "test.rows.jsonl")
+    assert all(0 < each.area <= 100 for row in rows for each in row.lesions)
     assert written["image_auc"]["auc"] == 1
 
 

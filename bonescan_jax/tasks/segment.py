@@ -205,10 +205,10 @@ def scored_rows(
         counts = to_host(overlap_counts(probabilities, batch.arrays["mask"]))
         views = views_of(to_host(probabilities[row]))
         for number, (record, scan) in enumerate(zip(batch.records, views, strict=False)):
-            threshold, total = next(baseline)
+            threshold, image, total = next(baseline)
             pixels = {name: counts[i, number].tolist() for i, name in enumerate(names)}
             candidates, lesions = view_findings(
-                scan, record["boxes"], config.data.mask, config.evaluate.min_area
+                scan, record["boxes"], config.data.mask, config.evaluate.min_area, image
             )
             yield ViewRow(
                 patient=int(record["patient"]),
@@ -226,11 +226,12 @@ def scored_rows(
 
 def _threshold_rows(
     config: ml_collections.ConfigDict, records: Callable[[str], Iterable[Record]], split: str
-) -> Iterator[tuple[list[list[int]], float]]:
+) -> Iterator[tuple[list[list[int]], np.ndarray, float]]:
     """Of each view the overlap counts of the threshold detector fitted to the training scans.
 
     Yields:
-        (classes - 1, 3) counts as lists, and how many counts of the camera the view holds.
+        (classes - 1, 3) counts as lists; the view's pixels (H, W), and how many counts of the
+        camera they hold.
     """
     baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
     for record in records("train"):
@@ -239,7 +240,8 @@ def _threshold_rows(
     for record in records(split):
         view = decode(record, config.data.mask)
         counts = threshold_overlap_counts(*_intensity_and_mask(view), thresholds)
-        yield counts[0].tolist(), float(view["image"].sum(dtype=np.int64) / view["gain"])
+        total = float(view["image"].sum(dtype=np.int64) / view["gain"])
+        yield counts[0].tolist(), view["image"], total
 
 
 def _intensity_and_mask(view: View) -> tuple[np.ndarray, np.ndarray]:
