@@ -178,13 +178,12 @@ def evaluate(
     change(config, changes or {})
     scorer = _Scorer(config, workdir, predictor, checkpoint)
     same_data = _same_data(config, workdir)
-    # What is chosen on the validation scans is chosen before the others are looked at.
-    thresholds = choose_thresholds(scorer.rows("validation"))
-    rows = scorer.rows(split, again=True)
+    rows, images_per_second = scorer.predict(split)
+    thresholds = choose_thresholds(scorer.validation_rows() if split != "validation" else rows)
     summary = {
         **scorer.about(split),
         **task_of(config).headline(rows, scorer.predictor),
-        "images_per_second": scorer.images_per_second,
+        "images_per_second": images_per_second,
         "workdir": str(workdir),
         "same_data": same_data,
     }
@@ -222,7 +221,6 @@ class _Scorer:
         self.network, self.weights, self.step = load_network(config, workdir, self.mesh, checkpoint)
         self.predictor = resolve_predictor(workdir, predictor, checkpoint)
         self.row = predictor_row(config, self.network, self.predictor)
-        self.images_per_second: float | None = None  # of the split that was predicted last
 
     def about(self, split: str) -> dict[str, Any]:
         """What the rows of a split depend on."""
@@ -237,13 +235,15 @@ class _Scorer:
             "min_area": self.config.evaluate.min_area,
         }
 
-    def rows(self, split: str, again: bool = False) -> list[ViewRow]:
-        """The rows of a split: those in the workdir if they are of this network and not `again`."""
-        path, about = rows_file(self.workdir, split), self.about(split)
-        if not again:
-            kept = from_primary(lambda: _kept_rows(path, about))
-            if kept is not None:
-                return kept
+    def validation_rows(self) -> list[ViewRow]:
+        """Those in the workdir, if they are of this network and these data."""
+        path, about = rows_file(self.workdir, "validation"), self.about("validation")
+        if from_primary(lambda: _are_kept(path, about)):
+            return read_rows(path)[1]
+        return self.predict("validation")[0]
+
+    def predict(self, split: str) -> tuple[list[ViewRow], float | None]:
+        """Predicts a split and writes its rows; also the views a second that this took."""
         predicted = Predicted(self.config, split, self.network, self.mesh, shown=is_primary())
         records = functools.partial(view_records, self.config)
         rows = list(
@@ -251,20 +251,18 @@ class _Scorer:
                 self.config, self.network, self.row, predicted(self.weights), records, split
             )
         )
-        self.images_per_second = predicted.images_per_second()
         if is_primary():
-            write_rows(path, about, rows)
+            write_rows(rows_file(self.workdir, split), self.about(split), rows)
             write_tables(self.workdir / "evaluation" / split, rows)
-        return rows
+        return rows, predicted.images_per_second()
 
 
-def _kept_rows(path: Path, about: dict[str, Any]) -> list[ViewRow] | None:
-    """Rows that were written before, if they are of the same network and data."""
+def _are_kept(path: Path, about: dict[str, Any]) -> bool:
+    """Whether there are rows of the same network and data."""
     with contextlib.suppress(InputError):
-        found, rows = read_rows(path)
-        if all(found.get(name) == value for name, value in about.items()):
-            return rows
-    return None
+        found, _ = read_rows(path)
+        return all(found.get(name) == value for name, value in about.items())
+    return False
 
 
 def _same_data(config: ml_collections.ConfigDict, workdir: Path) -> bool | None:
