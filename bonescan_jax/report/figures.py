@@ -1,6 +1,7 @@
 """The figures of an evaluation with their intervals, as tables and charts."""
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 
 from bonescan_jax.report.chart import Line
@@ -48,6 +49,36 @@ def figures_part(evaluation: dict[str, Any]) -> str:
         parts = [_lesions(evaluation), *parts, _masks(evaluation), _calibration(evaluation)]
         parts.append(_groups(evaluation))
     return "".join((f'<p class="note">{INTERVALS}</p>', *parts))
+
+
+def comparison_part(comparison: dict[str, Any]) -> str:
+    """How this run differs from the one that it was compared with."""
+    rows = [
+        (
+            name.replace("_", " "),
+            [
+                number(each["first"]),
+                number(each["second"]),
+                interval(each),
+                number(each.get("p_holm")),
+            ],
+        )
+        for name, each in comparison["differences"].items()
+    ]
+    other = escape(str(comparison["against"]))
+    title = "Compared with another run"
+    columns = ["Score", "this run", "the other", "difference", "p, after Holm"]
+    lesions = "; ".join(
+        f"{name}: {each['only_first']} lesions found by this run only, {each['only_second']} by "
+        f"the other only (McNemar's p {number(each['p_value'])})"
+        for name, each in comparison["lesions"].items()
+        if each
+    )
+    note = f"On the same {comparison['num_images']} images of {comparison['num_patients']} patients"
+    return (
+        f"<h3>{title}</h3><p>{other}</p>{table(title, columns, rows)}"
+        f'<p class="note">{note}. {escape(lesions)}</p>'
+    )
 
 
 def _lesions(evaluation: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import cv2
 from bonescan_jax.errors import InputError
 from bonescan_jax.report.asset import asset
 from bonescan_jax.report.chart import Line
-from bonescan_jax.report.figures import figures_part
+from bonescan_jax.report.figures import comparison_part, figures_part
 from bonescan_jax.report.parts import chart, number, number_cells, wide
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
 from bonescan_jax.runs.workdir import flatten
@@ -209,7 +209,13 @@ def _scores_section(paths: Sequence[Path]) -> str:
             "<h2>Scores</h2><p class='missing'>This run has not been evaluated yet; "
             "run <code>bonescan evaluate</code>.</p>"
         )
-    return "".join(map(_split_section, map(_read_json, paths)))
+    parts = []
+    for path in paths:
+        parts.append(_split_section(_read_json(path)))
+        against = path.with_name(f"{path.stem}_against.json")
+        if against.is_file():
+            parts.append(comparison_part(_read_json(against)))
+    return "".join(parts)
 
 
 def _split_section(evaluation: dict) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bonescan_jax.errors import InputError
+from bonescan_jax.metrics.paired import compare_runs
 from bonescan_jax.metrics.segmentation import segmentation_scores
 from bonescan_jax.metrics.summary import choose_thresholds, summarize
 from bonescan_jax.report.overlay import save_overlay
@@ -119,6 +120,19 @@ def test_full_page(workdir):
     shown = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_allclose(shown, np.full((4, 4, 3), 90), atol=3)
     assert not list(workdir.glob("*.tmp"))
+
+
+def test_a_comparison_stands_below_the_scores(workdir):
+    thresholds = (choose_thresholds(ROWS),) * 2
+    found = compare_runs(ROWS, random_rows(20, noise=2.0), ("mean", "mean"), thresholds)
+    path = workdir / "evaluation" / "test_against.json"
+    path.write_text(json.dumps({"against": EVIL, **found}))
+    page = read(workdir)
+    expected = found["differences"]["average_precision_abnormal"]
+    (row,) = [row for row in page.rows if row[0] == "average precision abnormal"]
+    assert row[1:3] == [f"{expected['first']:.3f}", f"{expected['second']:.3f}"]
+    assert row[3].startswith(f"{expected['value']:.3f}")
+    assert "of 20 patients" in page.text
 
 
 def test_an_evaluation_of_an_older_program_has_a_page_too(workdir):
