@@ -8,7 +8,13 @@ import numpy as np
 
 from bonescan_jax.metrics import bootstrap, calibration
 from bonescan_jax.metrics.bootstrap import Statistic, draw_weights, estimate
-from bonescan_jax.metrics.classification import best_threshold, patient_scores, rates_at, roc_auc
+from bonescan_jax.metrics.classification import (
+    best_threshold,
+    patient_scores,
+    rates_at,
+    roc_auc,
+    roc_curve,
+)
 from bonescan_jax.metrics.detection import (
     FALSE_POSITIVES,
     IOUS,
@@ -183,12 +189,21 @@ def _image_scores(images: _Images, threshold: float | None, weights: np.ndarray)
         "reliability": [
             each._asdict() for each in calibration.reliability(images.scores, images.labels)
         ],
+        "roc": _roc(images),
         "threshold": threshold,
     }
     if threshold is not None:
         rates = rates_at(images.scores, images.labels, threshold, images.patients)
         scores |= {name: _of_estimate(rate) for name, rate in rates.items()}
     return scores
+
+
+def _roc(images: _Images) -> dict[str, list[float]] | None:
+    curve = roc_curve(images.scores, images.labels)
+    if curve is None:
+        return None
+    names = ("false_positive_rate", "sensitivity")
+    return {name: getattr(curve, name).tolist() for name in names}
 
 
 # ---- Masks ---------------------------------------------------------------------------------------

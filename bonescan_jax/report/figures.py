@@ -127,7 +127,14 @@ def _images(evaluation: dict[str, Any]) -> str:
         for each in [evaluation[name]]
     ]
     title = "Images and patients: is there anything abnormal?"
-    return f"<h3>{title}</h3>{table(title, ['Scored', *IMAGES.values()], rows)}"
+    lines = [
+        Line(name, list(zip(roc["false_positive_rate"], roc["sensitivity"], strict=True)), colour)
+        for name, colour in zip(("images", "patients"), PALETTE, strict=False)
+        if (roc := evaluation[name].get("roc"))
+    ]
+    curve = chart("ROC curve", lines, "1 - specificity", "sensitivity", (0, 1))
+    scores = table(title, ["Scored", *IMAGES.values()], rows)
+    return f'<h3>{title}</h3>{scores}<div class="charts">{curve}</div>'
 
 
 def _masks(evaluation: dict[str, Any]) -> str:

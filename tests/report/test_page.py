@@ -112,7 +112,15 @@ def test_full_page(workdir):
     assert any(row[0] == "0 to 1 M counts" for row in page.rows)
     for text in ("normal images 0.840", "skipped: 1", "1 abnormal, 0 normal", "32, 64", "50.0 min"):
         assert text in page.text
-    for title in ("Training loss", "Validation Dice", "Learning rate", "Throughput"):
+    for title in (
+        "FROC curve, by centres",
+        "ROC curve",
+        "Reliability",
+        "Training loss",
+        "Validation Dice",
+        "Learning rate",
+        "Throughput",
+    ):
         assert title in page.text
     (source,) = page.sources
     kind, data = source.split(",")
