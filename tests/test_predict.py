@@ -388,3 +388,12 @@ def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, monkeypatch
     assert found(tmp_path / "out", "p-posterior")["notes"] == [
         "the network was trained on anterior views, this one is posterior"
     ]
+
+
+def test_settings_that_belong_to_the_run_cannot_be_changed(workdir: Path, tmp_path: Path):
+    source = write_layout(tmp_path / "source", (1,))
+    changes = {"evaluate.min_area": 10**6}
+    result, _ = predict(workdir, source, tmp_path / "out", "mean", 0, changes=changes)
+    assert result["views"] and not result["boxes_abnormal"] and not result["boxes_normal"]
+    with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
+        predict(workdir, source, tmp_path / "out", "mean", 0, changes={"model.levels": 1})

@@ -1,7 +1,7 @@
 """All figures of a split from its rows, with 95 % intervals over patients; needs no network."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from bonescan_jax.metrics.bootstrap import Statistic, draw_weights, estimate
 from bonescan_jax.metrics.classification import (
     best_threshold,
     patient_scores,
+    precision_recall_curve,
     rates_at,
     roc_auc,
     roc_curve,
@@ -33,8 +34,8 @@ from bonescan_jax.scans import CLASSES
 FOREGROUND = tuple(enumerate(CLASSES[1:], start=1))
 # The rule by which candidates are calibrated, thresholds chosen and groups compared.
 MAIN_RULE = "centre"
-# Views of so many counts that the camera recorded, in millions; pixels of a lesion; lesions of
-# either class in a patient (Liu et al. 2021, doi 10.1186/s40658-021-00428-0, use the last ones).
+# Counts of a view in millions; pixels of a lesion; lesions of the class in a patient (the last as
+# in Liu et al. 2021, PMC8417997).
 COUNT_BOUNDS = (0.0, 1.0, 2.0, np.inf)
 AREA_BOUNDS = (0, 50, 151, np.inf)
 NUMBER_BOUNDS = (1, 4, 7, np.inf)
@@ -189,7 +190,8 @@ def _image_scores(images: _Images, threshold: float | None, weights: np.ndarray)
         "reliability": [
             each._asdict() for each in calibration.reliability(images.scores, images.labels)
         ],
-        "roc": _roc(images),
+        "roc": _points(roc_curve, images),
+        "precision_recall": _points(precision_recall_curve, images),
         "threshold": threshold,
     }
     if threshold is not None:
@@ -198,12 +200,14 @@ def _image_scores(images: _Images, threshold: float | None, weights: np.ndarray)
     return scores
 
 
-def _roc(images: _Images) -> dict[str, list[float]] | None:
-    curve = roc_curve(images.scores, images.labels)
+def _points(draw: Callable[..., Any], images: _Images) -> dict[str, list[float]] | None:
+    """The axes of a curve; its thresholds, of which one may be infinite, are no JSON."""
+    curve = draw(images.scores, images.labels)
     if curve is None:
         return None
-    names = ("false_positive_rate", "sensitivity")
-    return {name: getattr(curve, name).tolist() for name in names}
+    axes = curve._asdict()
+    del axes["thresholds"]
+    return {name: values.tolist() for name, values in axes.items()}
 
 
 # ---- Masks ---------------------------------------------------------------------------------------

@@ -127,14 +127,20 @@ def _images(evaluation: dict[str, Any]) -> str:
         for each in [evaluation[name]]
     ]
     title = "Images and patients: is there anything abnormal?"
-    lines = [
-        Line(name, list(zip(roc["false_positive_rate"], roc["sensitivity"], strict=True)), colour)
-        for name, colour in zip(("images", "patients"), PALETTE, strict=False)
-        if (roc := evaluation[name].get("roc"))
-    ]
-    curve = chart("ROC curve", lines, "1 - specificity", "sensitivity", (0, 1))
+    kinds = (
+        ("ROC curve", "roc", "false_positive_rate", "1 - specificity", "sensitivity"),
+        ("Precision-recall curve", "precision_recall", "recall", "recall", "precision"),
+    )
+    curves = []
+    for name, kind, x, x_label, y in kinds:
+        lines = [
+            Line(scored, list(zip(curve[x], curve[y], strict=True)), colour)
+            for scored, colour in zip(("images", "patients"), PALETTE, strict=False)
+            if (curve := evaluation[scored].get(kind))
+        ]
+        curves.append(chart(name, lines, x_label, y, (0, 1)))
     scores = table(title, ["Scored", *IMAGES.values()], rows)
-    return f'<h3>{title}</h3>{scores}<div class="charts">{curve}</div>'
+    return f'<h3>{title}</h3>{scores}<div class="charts">{"".join(curves)}</div>'
 
 
 def _masks(evaluation: dict[str, Any]) -> str:

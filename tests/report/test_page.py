@@ -115,6 +115,7 @@ def test_full_page(workdir):
     for title in (
         "FROC curve, by centres",
         "ROC curve",
+        "Precision-recall curve",
         "Reliability",
         "Training loss",
         "Validation Dice",
