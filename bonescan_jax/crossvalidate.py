@@ -67,7 +67,7 @@ def _test_rows(workdir: Path, step: int, min_area: int) -> tuple[str, list[ViewR
         about, rows = read_rows(path)
         if (about.get("step"), about.get("min_area")) == (step, min_area):
             return about["selected"], rows
-    evaluate(workdir, "test", "best")
+    evaluate([workdir], "test")
     about, rows = read_rows(path)
     return about["selected"], rows
 

@@ -1,13 +1,12 @@
-"""Scores a trained network on the whole scans of a split, as its task wants it."""
+"""Scores trained networks on the whole scans of a split, as their task wants it."""
 
 import contextlib
-import functools
+import copy
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -15,183 +14,106 @@ from jax.sharding import Mesh
 
 from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.distributed import is_primary
-from bonescan_jax.cluster.mesh import make_evaluation_mesh, replicated
-from bonescan_jax.datasets.records import data_fingerprint
+from bonescan_jax.cluster.mesh import make_evaluation_mesh
+from bonescan_jax.datasets.records import ALL, data_fingerprint
 from bonescan_jax.errors import InputError
-from bonescan_jax.input_pipeline import example_records, scan_batches, view_records
+from bonescan_jax.input_pipeline import view_records
 from bonescan_jax.metrics.paired import compare_runs
 from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows, write_tables
 from bonescan_jax.metrics.summary import Thresholds, choose_thresholds, summarize
-from bonescan_jax.models.build import Tree, views_per_example
-from bonescan_jax.runs.checkpoint import find_step, restore_average
-from bonescan_jax.runs.progress import Progress
+from bonescan_jax.passes import Pass
 from bonescan_jax.runs.start import trained_on
-from bonescan_jax.runs.workdir import change, read_config, write_json
-from bonescan_jax.tasks import build_network, initial_weights, predictor_row, task_of
-from bonescan_jax.tasks.task import AnyNetwork, ScanBatch, Scores
+from bonescan_jax.runs.workdir import write_json
+from bonescan_jax.tasks import require_segmentation, task_of
+from bonescan_jax.trained import (
+    USUAL,
+    Choice,
+    Ensemble,
+    Trained,
+    folder_of,
+    load_network,
+    load_trained,
+)
 
-# In workdir/evaluation: the predictor that did best on the validation split.
-BEST = "best_predictor.json"
-
-
-def load_network(
-    config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh, checkpoint: str = "newest"
-) -> tuple[AnyNetwork, Tree, int]:
-    """The network of a run with its averaged weights on every device, and their step.
-
-    Args:
-        config: of the run.
-        workdir: of the run.
-        mesh: to put the weights on.
-        checkpoint: "newest", or "best" in validation.
-
-    Raises:
-        InputError: the workdir holds no such checkpoint.
-    """
-    params, stats = jax.eval_shape(lambda: initial_weights(config, config.seed))
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        {"params": params, "stats": stats},
-    )
-    weights, step = restore_average(workdir, abstract, checkpoint)
-    return build_network(config), weights, step
+# In the folder evaluation: what the networks are compared with, fitted to the training views.
+BASELINE = "baseline.json"
 
 
-class Predicted:
-    """What the network says of each batch of a split, as a task's scores take it; with the rate.
+class DataSet(NamedTuple):
+    """A prepared data set that the networks were not trained on."""
 
-    Args:
-        config: of the run.
-        split: train, validation or test.
-        network: of the run.
-        mesh: that weights and batches lie on.
-        shown: whether progress is shown.
-    """
-
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        split: str,
-        network: AnyNetwork,
-        mesh: Mesh,
-        shown: bool = False,
-    ) -> None:
-        self.config, self.split, self.mesh, self.shown = config, split, mesh, shown
-        task = task_of(config)
-        self.inputs, self.step = task.INPUTS, task.make_predict_step(network, mesh)
-        self.views, self.seconds = 0, 0.0  # of the last pass, after its first batch, which compiles
-
-    def __call__(
-        self, weights: Tree, before_batch: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[ScanBatch, jax.Array]]:
-        """One pass over the split with these weights; `before_batch` may raise what ends it."""
-        total = len(example_records(self.config, self.split)) * views_per_example(self.config)
-        started, self.views = None, 0
-        with Progress(f"evaluate {self.split}", total, shown=self.shown) as progress:
-            for batch in scan_batches(self.config, self.split, self.mesh):
-                before_batch()
-                probabilities = self.step(weights, *(batch.arrays[name] for name in self.inputs))
-                if started is None:
-                    jax.block_until_ready(probabilities)
-                    started = time.monotonic()
-                else:
-                    self.views += len(batch.records)
-                yield batch, probabilities
-                self.seconds = time.monotonic() - started
-                progress.advance(len(batch.records))
-
-    def images_per_second(self) -> float | None:
-        """Views a second of the last pass, scoring included; None where it had one batch."""
-        return round(self.views / self.seconds, 3) if self.views else None
-
-
-def make_validation(
-    config: ml_collections.ConfigDict, network: AnyNetwork, mesh: Mesh
-) -> Callable[[Tree, Callable[[], None]], tuple[str, Scores]]:
-    """The function that scores weights on the validation split: the best predictor, its scores.
-
-    Its second argument is called before every batch, and may raise what ends the validation.
-    """
-    predicted = Predicted(config, "validation", network, mesh)
-
-    def validate(weights: Tree, before_batch: Callable[[], None]) -> tuple[str, Scores]:
-        predictions = predicted(weights, before_batch)
-        return task_of(config).validation_scores(config, network, predictions)
-
-    return validate
-
-
-def resolve_predictor(workdir: Path, predictor: str, checkpoint: str = "newest") -> str:
-    """A predictor's name; `best` is the one that did best on the validation split in training.
-
-    Raises:
-        InputError: `best` was asked for and training never validated.
-    """
-    if predictor != "best":
-        return predictor
-    if checkpoint == "best":
-        _, validation = find_step(workdir, checkpoint)
-        assert validation is not None  # it is the best of those that were validated
-        return validation["predictor"]
-    path = workdir / "evaluation" / BEST
-
-    def read() -> str:
-        try:
-            return json.loads(path.read_text())["predictor"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: does not name the best predictor ({error}); give --predictor=mean"
-            ) from error
-
-    return from_primary(read)
+    name: str
+    folder: Path  # that holds it
 
 
 def evaluate(
-    workdir: Path,
-    split: str,
-    predictor: str,
-    checkpoint: str = "newest",
-    changes: dict[str, Any] | None = None,
+    workdirs: Sequence[Path],
+    split: str | None = None,
+    choice: Choice = USUAL,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    other_data: DataSet | None = None,
+    out: Path | None = None,
     against: Path | None = None,
+    unaveraged: bool = False,
 ) -> dict[str, Any]:
-    """Scores the run in a workdir on a split and writes workdir/evaluation/<split>.json.
+    """Scores runs on a split and writes evaluation/<split>.json and rows into a folder.
 
-    All devices found share the scans, whatever devices the run was trained on.
+    All devices found share the scans, whatever devices the runs were trained on. Several runs
+    predict as one: the mean of their probabilities. Thresholds are chosen on the validation split
+    of the data that the runs were trained on; where they were trained on several folds of it, on
+    each one's own, by itself.
 
     Args:
-        workdir: of a training run.
-        split: train, validation or test.
-        predictor: whose scores are the headline: "mean" of the heads, one, as "head_2", or "best".
-        checkpoint: "newest", or "best" in validation.
-        against: workdir of another run that was scored on the same views, to compare with.
-        changes: settings by name that differ from the run's, such as {"data.dir": "elsewhere"}.
+        workdirs: of training runs.
+        split: train, validation, test or all; by default test, or all of another data set.
+        choice: whose scores are the headline.
+        changes: settings by name that differ from the runs', such as {"data.dir": "elsewhere"}.
+        other_data: an external test set.
+        out: the folder; by default the workdir, or one beside it (`trained.folder_of`), and for
+            an external test set one in there.
+        against: workdir or folder of another evaluation of the same views, to compare with.
+        unaveraged: scores the masks of the weights of the last step, not averaged, too.
 
     Returns:
         The headline scores; of masks beside those of the threshold detector. "same_data" tells
         whether these are the data that the run was trained on: otherwise the split may hold its
-        training patients. None: the run does not say.
+        training patients. None: the run does not say, or they are external.
 
     Raises:
-        InputError: workdir, data or predictor cannot be used.
+        InputError: workdir, data or choice cannot be used.
     """
-    config = read_config(workdir)
-    change(config, changes or {})
-    scorer = _Scorer(config, workdir, predictor, checkpoint)
-    same_data = _same_data(config, workdir)
-    rows, images_per_second = scorer.predict(split)
-    thresholds = choose_thresholds(scorer.validation_rows() if split != "validation" else rows)
+    mesh = make_evaluation_mesh()
+    members = load_trained(workdirs, mesh, choice, changes or {})
+    home = out if out and not other_data else folder_of(workdirs)
+    scorer = known = _Scorer(members, mesh, choice, home)
+    if other_data:
+        config, same_data = _on_other_data(members, other_data), None
+        with _needed_for(other_data):
+            baseline, thresholds = known.baseline(), choose_thresholds(known.rows_to_choose_on())
+        place = out or home / f"on_{other_data.folder.resolve().name}_{other_data.name}"
+        scorer = _Scorer(members, mesh, choice, place, config, baseline)
+    else:
+        same_data = _check_own_data(members)
+    split = split or (ALL if other_data else "test")
+    if not other_data and split != "validation":
+        thresholds = choose_thresholds(known.rows_to_choose_on())
+    rows, images_per_second = scorer.predict(split, unaveraged)
+    if not other_data and split == "validation":
+        thresholds = choose_thresholds(rows)
+    about = scorer.about(split)
     summary = {
-        **scorer.about(split),
-        **task_of(config).headline(rows, scorer.predictor),
+        **about,
+        **scorer.task.headline(rows, scorer.ensemble.selected),
         "images_per_second": images_per_second,
-        "workdir": str(workdir),
+        "workdir": str(scorer.folder),
         "same_data": same_data,
     }
-    details = summarize(rows, scorer.predictor, thresholds)
-    write_json(workdir / "evaluation" / f"{split}.json", summary | details)
+    details = summarize(rows, scorer.ensemble.selected, thresholds)
+    write_json(scorer.folder / "evaluation" / f"{split}.json", summary | details)
     if against is not None:
-        compared = _compare(rows, scorer.predictor, thresholds, against, split)
-        write_json(workdir / "evaluation" / f"{split}_against.json", compared)
+        compared = _compare(rows, scorer.ensemble.selected, thresholds, against, split)
+        write_json(scorer.folder / "evaluation" / f"{split}_against.json", compared)
         summary["against"] = compared["against"]
     return summary
 
@@ -200,73 +122,213 @@ def _compare(
     rows: Sequence[ViewRow], selected: str, thresholds: Thresholds, against: Path, split: str
 ) -> dict[str, Any]:
     about, others = read_rows(rows_file(against, split))
-    chosen = choose_thresholds(read_rows(rows_file(against, "validation"))[1])
+    path = against / "evaluation" / f"{split}.json"
+    try:
+        chosen = Thresholds(**json.loads(path.read_text())["thresholds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: holds no thresholds ({error}); evaluate that run again"
+        ) from error
     found = compare_runs(rows, others, (selected, about["selected"]), (thresholds, chosen))
     return {"against": str(against), "step_of_other": about["step"], **found}
 
 
-def rows_file(workdir: Path, split: str) -> Path:
+def rows_file(folder: Path, split: str) -> Path:
     """Where the rows of a split are."""
-    return workdir / "evaluation" / f"{split}.rows.jsonl"
+    return folder / "evaluation" / f"{split}.rows.jsonl"
 
 
 class _Scorer:
-    """Makes the rows of splits by one network, which is loaded when it is first needed."""
+    """Makes the rows of splits by networks that predict as one, and keeps them in a folder."""
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: Path, predictor: str, checkpoint: str
+        self,
+        members: Sequence[Trained],
+        mesh: Mesh,
+        choice: Choice,
+        folder: Path,
+        config: ml_collections.ConfigDict | None = None,
+        baseline: dict[str, Any] | None = None,
     ) -> None:
-        self.config, self.workdir, self.checkpoint = config, workdir, checkpoint
-        self.mesh = make_evaluation_mesh()
-        self.network, self.weights, self.step = load_network(config, workdir, self.mesh, checkpoint)
-        self.predictor = resolve_predictor(workdir, predictor, checkpoint)
-        self.row = predictor_row(config, self.network, self.predictor)
+        self.members, self.mesh, self.choice, self.folder = members, mesh, choice, folder
+        self.config = config or members[0].config
+        self.task = task_of(self.config)
+        self.ensemble = Ensemble(members, mesh, choice.mirror)
+        self._baseline = baseline
 
     def about(self, split: str) -> dict[str, Any]:
         """What the rows of a split depend on."""
-        data = self.config.data
+        data, members = self.config.data, self.members
         return {
             "split": split,
-            "step": self.step,
-            "selected": self.predictor,
-            "checkpoint": self.checkpoint,
+            "step": members[0].step if len(members) == 1 else None,
+            "members": [
+                {"workdir": str(each.workdir), "step": each.step, "predictor": each.predictor}
+                for each in members
+            ],
+            "selected": self.ensemble.selected,
+            "mirror": self.choice.mirror,
+            "checkpoint": self.choice.checkpoint,
             "data": data.name,
-            "data_fingerprint": data_fingerprint(Path(data.dir), data.name),
+            "data_dir": data.dir,
+            "data_fingerprint": _fingerprint(self.config, members[0].workdir),
             "min_area": self.config.evaluate.min_area,
         }
 
-    def validation_rows(self) -> list[ViewRow]:
-        """Those in the workdir, if they are of this network and these data."""
-        path, about = rows_file(self.workdir, "validation"), self.about("validation")
+    def rows_to_choose_on(self) -> list[ViewRow]:
+        """Of the validation split; each member's own where they were trained on several folds."""
+        if len({_trained_patients(each) for each in self.members}) == 1:
+            return self._kept_or_predicted("validation")
+        return [
+            row
+            for each in self.members
+            for row in _Scorer([each], self.mesh, self.choice, each.workdir).rows_to_choose_on()
+        ]
+
+    def _kept_or_predicted(self, split: str) -> list[ViewRow]:
+        """The rows in the folder, if they are of these networks and data."""
+        path, about = rows_file(self.folder, split), self.about(split)
         if from_primary(lambda: _are_kept(path, about)):
             return read_rows(path)[1]
-        return self.predict("validation")[0]
+        return self.predict(split)[0]
 
-    def predict(self, split: str) -> tuple[list[ViewRow], float | None]:
+    def predict(self, split: str, unaveraged: bool = False) -> tuple[list[ViewRow], float | None]:
         """Predicts a split and writes its rows; also the views a second that this took."""
-        predicted = Predicted(self.config, split, self.network, self.mesh, shown=is_primary())
-        records = functools.partial(view_records, self.config)
+        ensembles, names = [self.ensemble], list(self.ensemble.names)
+        if unaveraged:
+            require_segmentation(self.config, "--unaveraged", "what it scores are masks")
+            ensembles.append(Ensemble(self._unaveraged(), self.mesh, self.choice.mirror))
+            names += [f"{name} unaveraged" for name in self.ensemble.names]
+
+        def say(arrays: dict[str, jax.Array]) -> list[jax.Array]:
+            return [ensemble(arrays) for ensemble in ensembles]
+
+        over_split = Pass(self.config, split, self.mesh, shown=is_primary())
+        baseline = self.baseline()
         rows = list(
-            task_of(self.config).scored_rows(
-                self.config, self.network, self.row, predicted(self.weights), records, split
-            )
+            self.task.scored_rows(self.config, names, self.ensemble.row, over_split(say), baseline)
         )
         if is_primary():
-            write_rows(rows_file(self.workdir, split), self.about(split), rows)
-            write_tables(self.workdir / "evaluation" / split, rows)
-        return rows, predicted.images_per_second()
+            write_rows(rows_file(self.folder, split), self.about(split), rows)
+            write_tables(self.folder / "evaluation" / split, rows)
+        return rows, over_split.images_per_second()
+
+    def _unaveraged(self) -> list[Trained]:
+        return [
+            each._replace(
+                weights=load_network(
+                    each.config, each.workdir, self.mesh, self.choice.checkpoint, averaged=False
+                )[1]
+            )
+            for each in self.members
+        ]
+
+    def baseline(self) -> dict[str, Any]:
+        """What the networks are compared with; once fitted, it is kept in the folder."""
+        if self._baseline is None:
+            self._baseline = from_primary(self._kept_or_fitted_baseline)
+        return self._baseline
+
+    def _kept_or_fitted_baseline(self) -> dict[str, Any]:
+        path, data = self.folder / "evaluation" / BASELINE, self.config.data
+        about = {
+            "data_fingerprint": _fingerprint(self.config, self.members[0].workdir),
+            "fold": data.fold,
+            "views": data.views,
+            "mask": data.mask,
+        }
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(path.read_text())
+            if {name: kept[name] for name in about} == about:
+                return kept["fitted"]
+        fitted = self.task.fit_baseline(self.config, view_records(self.config, "train"))
+        write_json(path, about | {"fitted": fitted})
+        return fitted
 
 
 def _are_kept(path: Path, about: dict[str, Any]) -> bool:
-    """Whether there are rows of the same network and data."""
-    with contextlib.suppress(InputError):
-        found, _ = read_rows(path)
-        return all(found.get(name) == value for name, value in about.items())
+    """Whether there are rows of the same networks and data, wherever those were then."""
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        return _identity(read_rows(path)[0]) == _identity(about)
     return False
 
 
+def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows depend on, without the folders, which may have moved."""
+    names = ("split", "selected", "mirror", "checkpoint", "data_fingerprint", "min_area")
+    members = [(each["step"], each["predictor"]) for each in about["members"]]
+    return {name: about[name] for name in names} | {"members": members}
+
+
+@contextlib.contextmanager
+def _needed_for(other: DataSet) -> Iterator[None]:
+    """Says why the data of the training are needed where others are to be scored."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{error} Thresholds are chosen on the data that the runs were trained on, before "
+            f"{other.name} in {other.folder} is scored: name their folder (--config.data.dir), or "
+            "evaluate once where they are, and what was chosen is kept"
+        ) from error
+
+
+# ---- Which data ----------------------------------------------------------------------------------
+
+
+def _fingerprint(config: ml_collections.ConfigDict, workdir: Path) -> str | None:
+    """Of the data of a config; where they are not at hand, what the run was trained on."""
+    try:
+        return data_fingerprint(Path(config.data.dir), config.data.name)
+    except InputError:
+        return trained_on(workdir)
+
+
+def _trained_patients(member: Trained) -> tuple[str | None, int]:
+    """Equal for runs that were trained and validated on the same patients."""
+    return _fingerprint(member.config, member.workdir), member.config.data.fold
+
+
+def _on_other_data(members: Sequence[Trained], other: DataSet) -> ml_collections.ConfigDict:
+    """The config of the first member with other data.
+
+    Raises:
+        InputError: there are no such data, or a member was trained on them.
+    """
+    fingerprint = data_fingerprint(other.folder, other.name)
+    for each in members:
+        if trained_on(each.workdir) == fingerprint:
+            raise InputError(
+                f"--data_dir: {other.name} in {other.folder} is the data that {each.workdir} was "
+                "trained on, expected data that no run has seen; leave --data and --data_dir out"
+            )
+    config = copy.deepcopy(members[0].config)
+    config.data.update({"name": other.name, "dir": str(other.folder), "fold": -1})
+    task_of(config).validate(config)
+    return config
+
+
+def _check_own_data(members: Sequence[Trained]) -> bool | None:
+    """Whether the data are those that the runs were trained on; says so where they are not.
+
+    Raises:
+        InputError: the runs were trained on several folds: every split holds patients that one of
+            them was trained on.
+    """
+    first, *others = members
+    for each in others:
+        if _trained_patients(each) != _trained_patients(first):
+            raise InputError(
+                f"{each.workdir}: was trained on fold {each.config.data.fold}, expected "
+                f"{first.config.data.fold} as {first.workdir} and the same data: a split of the "
+                "one holds patients of the training of the other; give an external test set "
+                "(--data, --data_dir)"
+            )
+    found = [_same_data(each.config, each.workdir) for each in members]
+    return False if False in found else None if None in found else True
+
+
 def _same_data(config: ml_collections.ConfigDict, workdir: Path) -> bool | None:
-    """Whether the data are those that the run was trained on; says so where they are not."""
     trained, here = trained_on(workdir), data_fingerprint(Path(config.data.dir), config.data.name)
     if trained is None or trained == here:
         return None if trained is None else True

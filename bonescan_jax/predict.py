@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from bonescan_jax.cluster.mesh import make_mesh
+from bonescan_jax.cluster.mesh import make_evaluation_mesh
 from bonescan_jax.errors import DISK_ERRORS, InputError
-from bonescan_jax.evaluate import load_network, resolve_predictor
-from bonescan_jax.models.build import Network
+from bonescan_jax.models.build import views_per_example
 from bonescan_jax.report.overlay import draw_overlay, save_overlay, save_result
 from bonescan_jax.runs.progress import Progress
-from bonescan_jax.runs.workdir import change, read_config, write_json
+from bonescan_jax.runs.workdir import read_config, write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.files import FileView, ViewHeader, decode_image, read_view_headers
@@ -28,22 +27,22 @@ from bonescan_jax.scans.listing import ImageFile, image_stem, is_result, list_im
 from bonescan_jax.scans.masks import mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.pairing import pair_headers
 from bonescan_jax.scans.views import mirror, views_of
-from bonescan_jax.tasks import predictor_row, require_segmentation
-from bonescan_jax.tasks.segment import make_predict_step
+from bonescan_jax.tasks import require_segmentation
+from bonescan_jax.trained import USUAL, Choice, Ensemble, folder_of, load_trained, prune
 
 BOXES = "xmin and ymin are the first column and row inside, xmax and ymax the first ones outside"
 
 
 def predict(
-    workdir: Path,
+    workdirs: Sequence[Path],
     source: Path,
-    out: Path,
-    predictor: str,
-    limit: int,
-    checkpoint: str = "newest",
-    changes: dict[str, Any] | None = None,
+    out: Path | None = None,
+    choice: Choice = USUAL,
+    *,
+    limit: int = 0,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Runs the network of a workdir over a file, or all files of a folder or a zip file.
+    """Runs the networks of some workdirs as one over a file, or all of a folder or a zip file.
 
     Headers are read first, so that views are paired over all files; then pixels, one example after
     the other. Each view gives out/NAME_mask.png (0 background, 1 abnormal, 2 normal),
@@ -51,15 +50,15 @@ def predict(
     pixels of the file. A table of the files that were left out goes to standard error.
 
     Args:
-        workdir: of a training run.
+        workdirs: of training runs; several predict as one, the mean of their probabilities.
         source: JPEG, PNG or DICOM file, or a folder or a zip file of them.
-        out: folder to write to.
-        predictor: "mean" of all heads, one of them, as "head_2", or "best"; for a head of a UNet++
-            only the nodes that it needs are computed.
+        out: folder to write to; by default "predictions" in the workdir, or in the folder of
+            several (`trained.folder_of`).
+        choice: whose predictions count; for a head of a UNet++ only the nodes that it needs are
+            computed.
         limit: the first so many examples only, which are pairs and lone views for a network of
             both views, else views; 0 is all.
-        checkpoint: "newest", or "best" in validation.
-        changes: settings by name that differ from the run's, such as {"evaluate.min_area": 9}.
+        changes: settings by name that differ from the runs', such as {"evaluate.min_area": 9}.
 
     Returns:
         How many `files` there are, how many `views` were read of them, how many `pairs` are among
@@ -69,14 +68,16 @@ def predict(
     Raises:
         InputError: workdir, source or out cannot be used.
     """
-    config = read_config(workdir)
-    change(config, changes or {})
-    require_segmentation(
-        config, str(workdir / "config.json"), "what is written are masks and boxes"
-    )
+    for workdir in workdirs:
+        require_segmentation(
+            read_config(workdir),
+            f"{workdir / 'config.json'}",
+            "what is written are masks and boxes",
+        )
     listing = list_image_files(source)
-    predictor = resolve_predictor(workdir, predictor, checkpoint)
-    find = _Finder(config, workdir, predictor, checkpoint)
+    find = _Finder(workdirs, choice, changes or {})
+    config = find.config
+    out = out or folder_of(workdirs) / "predictions"
     _make_folder(out)
     left_out = list(listing.findings)
     headers = _read_headers(listing.files, left_out)
@@ -103,7 +104,7 @@ def predict(
         "alone": len(writer.written) - 2 * together,
         "skipped": len(problems),
         **{f"boxes_{name}": count for name, count in writer.spots.items()},
-        "predictor": predictor,
+        "predictor": find.predictor,
         "out": str(out),
     }, problems
 
@@ -251,17 +252,14 @@ class _Finder:
     """Views of one patient to their masks and class probabilities, on one device."""
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: Path, predictor: str, checkpoint: str
+        self, workdirs: Sequence[Path], choice: Choice, changes: Mapping[str, Any]
     ) -> None:
-        config.mesh.data, config.mesh.spatial = 1, 1
-        mesh = make_mesh(config)
-        network, self.weights, _ = load_network(config, workdir, mesh, checkpoint)
-        assert isinstance(network, Network)  # as the task was checked
-        if predictor in network.heads[:-1]:
-            network, self.weights = network.prune(self.weights, predictor)
-        self.row = predictor_row(config, network, predictor)
-        self.step = make_predict_step(network, mesh)
-        self.num_views = network.views
+        mesh = make_evaluation_mesh(jax.devices()[:1])
+        members = [prune(each) for each in load_trained(workdirs, mesh, choice, changes)]
+        self.config = members[0].config
+        self.say = Ensemble(members, mesh, choice.mirror)
+        self.predictor = self.say.selected
+        self.num_views = views_per_example(self.config)
 
     def __call__(self, views: dict[int, np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By place (1024, 256) grey values or counts to classes and probabilities (…, 3)."""
@@ -270,8 +268,8 @@ class _Finder:
         for place, pixels in views.items():
             image[0, ..., place] = mirror(pixels) if place else pixels
             reference[0, place] = bone_reference(pixels)
-        probabilities = jax.device_get(self.step(self.weights, image, reference)[self.row])
-        scans = views_of(probabilities)
+        said = self.say({"image": image, "reference": reference})
+        scans = views_of(jax.device_get(said[self.say.row]))
         return {
             place: (most_probable_mask(scans[place]).astype(np.uint8), scans[place])
             for place in views

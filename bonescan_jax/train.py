@@ -17,10 +17,10 @@ from bonescan_jax.cluster.mesh import make_mesh, to_every_device
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.cluster.watchdog import Watchdog
 from bonescan_jax.config import resolve_steps
-from bonescan_jax.evaluate import BEST, make_validation
 from bonescan_jax.hyperparameters import hyperparameters_of
 from bonescan_jax.input_pipeline import training_batches
 from bonescan_jax.models.build import views_per_example
+from bonescan_jax.passes import make_validation
 from bonescan_jax.runs.bad_numbers import NumberWatch
 from bonescan_jax.runs.checkpoint import Checkpoints, Saved, disk_errors_told
 from bonescan_jax.runs.progress import Progress
@@ -34,6 +34,7 @@ from bonescan_jax.train_step import (
     make_initial_state,
     make_train_step,
 )
+from bonescan_jax.trained import BEST
 
 
 def train(

@@ -13,6 +13,8 @@ ROOMS = (
     "predict",
     "train",
     "evaluate",
+    "passes",
+    "trained",
     "report",
     "aot",
     "inspect",

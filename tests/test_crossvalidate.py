@@ -73,7 +73,8 @@ def test_out_of_fold_scores_of_every_image(config: ml_collections.ConfigDict, tm
 def test_masks_are_pooled_over_pixels(
     small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def evaluate(workdir: Path, split: str, predictor: str) -> None:
+    def evaluate(workdirs: list[Path], split: str) -> None:
+        (workdir,) = workdirs
         fold = int(workdir.name[-1])
         counts = [[[fold, 1, 2], [9, 0, 0]], [[0, 1, 0], [0, 0, fold]]]
         about = {"step": 4, "min_area": small_config.evaluate.min_area, "selected": "head_1"}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bonescan_jax import evaluate as evaluation
+from bonescan_jax import trained
 from bonescan_jax.cluster.mesh import make_evaluation_mesh
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.errors import InputError
@@ -20,6 +21,7 @@ from bonescan_jax.metrics.rows import read_rows
 from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH
 from bonescan_jax.tasks import build_network, segment
 from bonescan_jax.train import train
+from bonescan_jax.trained import Choice
 from tests.layout import FOLDERS, voc
 
 SPOT = (40, 300, 50, 310)  # xmin, ymin, xmax, ymax of the only hot spot, on posterior views
@@ -45,9 +47,9 @@ def write_spots(root: Path, patients: int) -> Path:
     return root
 
 
-def hot_is_abnormal(network: Any, mesh: Any) -> Any:
+def hot_is_abnormal(network: Any, mesh: Any, mirror: bool) -> Any:
     """The predict step of a network that calls abnormal what is bright in its input."""
-    del mesh
+    del mesh, mirror
 
     def step(weights: Any, image: jax.Array, reference: jax.Array) -> jax.Array:
         hot = jnp.moveaxis(image, -1, 1) > 120
@@ -69,9 +71,9 @@ def test_a_spot_on_the_left_of_a_posterior_view_is_found_there(
     workdir.mkdir()
     (workdir / "config.json").write_text(small_config.to_json())
     network = build_network(small_config)
-    monkeypatch.setattr(evaluation, "load_network", lambda *_: (network, {}, 7))
+    monkeypatch.setattr(trained, "load_network", lambda *_: (network, {}, 7))
     monkeypatch.setattr(segment, "make_predict_step", hot_is_abnormal)
-    scores = evaluate(workdir, "test", "mean")
+    scores = evaluate([workdir], "test", Choice("mean"))
     written = json.loads((workdir / "evaluation" / "test.json").read_text())
     assert scores["num_images"] == 6
     assert scores["dice_abnormal"] == 1
@@ -91,7 +93,7 @@ def test_a_spot_on_the_left_of_a_posterior_view_is_found_there(
     # The recipe that looks at pixels for the mask in a box.
     small_config.data.mask = "otsu"
     (workdir / "config.json").write_text(small_config.to_json())
-    evaluate(workdir, "test", "mean")
+    evaluate([workdir], "test", Choice("mean"))
     _, rows = read_rows(workdir / "evaluation" / "test.rows.jsonl")
     assert all(0 < each.area <= 100 for row in rows for each in row.lesions)
     assert written["image_auc"]["auc"] == 1
@@ -108,7 +110,7 @@ def test_any_number_of_devices_gives_the_scores_of_the_training(
     for count in (1, 3, 8):
         mesh = make_evaluation_mesh(jax.devices()[:count])
         monkeypatch.setattr(evaluation, "make_evaluation_mesh", lambda mesh=mesh: mesh)
-        scores.append(evaluate(tmp_path, "test", "mean"))
+        scores.append(evaluate([tmp_path], "test", Choice("mean")))
         rows.append(read_rows(tmp_path / "evaluation" / "test.rows.jsonl")[1])
     names = ("dice_abnormal", "dice_normal", "num_images", "step")
     for other in scores[1:]:
@@ -120,11 +122,11 @@ def test_any_number_of_devices_gives_the_scores_of_the_training(
             for one, same in zip(row.candidates, other.candidates, strict=True):
                 assert one._replace(score=0, overlaps=()) == same._replace(score=0, overlaps=())
 
-    evaluate(tmp_path, "test", "mean", against=tmp_path)
+    evaluate([tmp_path], "test", Choice("mean"), against=tmp_path)
     compared = json.loads((tmp_path / "evaluation" / "test_against.json").read_text())
     assert {each["value"] for each in compared["differences"].values()} <= {0, None}
     with pytest.raises(InputError, match="nobody/evaluation/test.rows.jsonl"):
-        evaluate(tmp_path, "test", "mean", against=tmp_path / "nobody")
+        evaluate([tmp_path], "test", Choice("mean"), against=tmp_path / "nobody")
 
 
 def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
@@ -137,12 +139,12 @@ def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
         seen.update(config.data)
         raise InputError("far enough")
 
-    monkeypatch.setattr(evaluation, "load_network", stop)
+    monkeypatch.setattr(trained, "load_network", stop)
     with pytest.raises(InputError, match="far enough"):
-        evaluate(tmp_path, "test", "mean", changes={"data.dir": "elsewhere"})
+        evaluate([tmp_path], "test", Choice("mean"), changes={"data.dir": "elsewhere"})
     assert seen["dir"] == "elsewhere"
     with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
-        evaluate(tmp_path, "test", "mean", changes={"model.levels": 1})
+        evaluate([tmp_path], "test", Choice("mean"), changes={"model.levels": 1})
 
 
 def test_other_data_than_those_of_the_training_are_told(
@@ -152,12 +154,12 @@ def test_other_data_than_those_of_the_training_are_told(
     small_config.train.num_steps = 1
     run = tmp_path / "run"
     train(small_config, run)
-    assert evaluate(run, "test", "mean")["same_data"] is True
+    assert evaluate([run], "test", Choice("mean"))["same_data"] is True
     assert "trained on" not in capsys.readouterr().err
     source = write_spots(tmp_path / "source", 10)
     fractions = (0.6, 0.2, 0.2)
     prepare(source, tmp_path / "data", name="phantom", split_seed=1, split_fractions=fractions)
     changes = {"data.dir": str(tmp_path / "data")}
-    assert evaluate(run, "test", "mean", changes=changes)["same_data"] is False
+    assert evaluate([run], "test", Choice("mean"), changes=changes)["same_data"] is False
     assert "is not the data that" in capsys.readouterr().err
     assert json.loads((run / "evaluation" / "test.json").read_text())["same_data"] is False

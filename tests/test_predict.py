@@ -12,7 +12,6 @@ from bonescan_jax.cli.main import main
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
-from bonescan_jax.evaluate import load_network
 from bonescan_jax.inspect import inspect_files
 from bonescan_jax.phantom.dicom import write_dicom
 from bonescan_jax.predict import predict
@@ -21,6 +20,7 @@ from bonescan_jax.scans.files import read_view_headers
 from bonescan_jax.scans.listing import list_image_files
 from bonescan_jax.scans.pairing import pair_headers
 from bonescan_jax.train import train
+from bonescan_jax.trained import Choice, load_network
 from tests.hot_spots import sprinkled_jpeg
 from tests.layout import write_layout, zip_layout
 from tests.scans.test_dicom import PIXELS, SNOMED_CT, detector, nm_dataset, save
@@ -43,7 +43,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
     pixels = np.random.default_rng(0).poisson(300, (900, 200)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    result, problems = predict(workdir, tmp_path / "a.png", tmp_path / "out", "mean", 0)
+    result, problems = predict([workdir], tmp_path / "a.png", tmp_path / "out", Choice("mean"))
     assert problems == []
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     mask = cv2.imread(str(tmp_path / "out" / found["mask"]), cv2.IMREAD_UNCHANGED)
@@ -65,7 +65,7 @@ def test_notes_are_beside_the_findings(workdir: Path, tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(sprinkled_jpeg())
     save(nm_dataset(PIXELS["anterior"][None]), tmp_path / "b.dcm")
     for name, phrase in (("a.jpg", "times as rough as noise"), ("b.dcm", "which view this is")):
-        predict(workdir, tmp_path / name, tmp_path / "out", "mean", 0)
+        predict([workdir], tmp_path / name, tmp_path / "out", Choice("mean"))
         (note,) = json.loads((tmp_path / "out" / name[0]).with_suffix(".json").read_text())["notes"]
         assert phrase in note
 
@@ -73,10 +73,10 @@ def test_notes_are_beside_the_findings(workdir: Path, tmp_path: Path):
 def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
     """Both folders hold a 1.jpg: neither may overwrite the other."""
     source = write_layout(tmp_path / "source", (1, 2, 3))
-    result, _ = predict(workdir, source, tmp_path / "out", "head_1", 0)
+    result, _ = predict([workdir], source, tmp_path / "out", Choice("head_1"))
     assert result["views"] == 6
     assert len(list((tmp_path / "out").rglob("*.json"))) == 6
-    assert predict(workdir, source, tmp_path / "two", "mean", 2)[0]["views"] == 2
+    assert predict([workdir], source, tmp_path / "two", Choice("mean"), limit=2)[0]["views"] == 2
 
 
 def test_a_network_of_both_views_takes_them_together_or_one(
@@ -98,14 +98,17 @@ def test_a_network_of_both_views_takes_them_together_or_one(
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
     source = write_layout(tmp_path / "source", (1, 2))
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 4
+    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 4
     assert seen == [[0, 1], [0, 1]]
     (source / "wholeBodyANT" / "1.jpg").unlink()
-    assert predict(tmp_path / "run", source, tmp_path / "out", "mean", 0)[0]["views"] == 3
+    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
     write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
     assert (
-        predict(tmp_path / "run", tmp_path / "dicom", tmp_path / "out", "mean", 0)[0]["views"] == 8
+        predict([tmp_path / "run"], tmp_path / "dicom", tmp_path / "out", Choice("mean"))[0][
+            "views"
+        ]
+        == 8
     )
     assert seen[4:] == [[0, 1]] * 4
 
@@ -124,12 +127,14 @@ def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
 def test_bad_input_is_named(workdir: Path, tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     with pytest.raises(InputError, match="nothing.jpg: does not exist"):
-        predict(workdir, tmp_path / "nothing.jpg", tmp_path / "out", "mean", 0)
-    result, (problem,) = predict(workdir, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
+        predict([workdir], tmp_path / "nothing.jpg", tmp_path / "out", Choice("mean"))
+    result, (problem,) = predict(
+        [workdir], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean")
+    )
     assert (result["views"], result["skipped"]) == (0, 1)
     assert problem.startswith(f"{tmp_path / 'broken.jpg'}: ")
     with pytest.raises(InputError, match="holds no config.json"):
-        predict(tmp_path, tmp_path / "broken.jpg", tmp_path / "out", "mean", 0)
+        predict([tmp_path], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean"))
 
 
 def test_config_of_another_program(tmp_path: Path):
@@ -144,14 +149,16 @@ def bright_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str) -> P
     config.data.views = views
     write_json(tmp_path / "run" / "config.json", config.to_dict())
 
-    def init(self: bonescan_jax.predict._Finder, *_: object) -> None:
-        self.weights, self.row, self.num_views = None, 0, 2 if views == "both" else 1
+    class Bright:
+        row = 0
 
-        def step(weights: None, image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-            hot = np.moveaxis(image > image.max() / 2, -1, 1)
+        def __call__(self, arrays: dict) -> np.ndarray:
+            hot = np.moveaxis(arrays["image"] > arrays["image"].max() / 2, -1, 1)
             return np.stack([0.9 - 0.8 * hot, 0.1 + 0.8 * hot, 0 * hot], -1)[None]
 
-        self.step = step
+    def init(self: bonescan_jax.predict._Finder, *_: object) -> None:
+        self.config, self.say, self.predictor = config, Bright(), "mean"
+        self.num_views = 2 if views == "both" else 1
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__init__", init)
     return tmp_path / "run"
@@ -196,7 +203,7 @@ def test_a_spot_of_the_posterior_view_is_found_where_it_is(tmp_path, monkeypatch
     scan_file(tmp_path / "in/p.dcm", "posterior", 40, "1.1")
     scan_file(tmp_path / "in/lone.dcm", "posterior", 40, "1.2")
     out = tmp_path / "out"
-    result, problems = predict(run, tmp_path / "in", out, "mean", 0)
+    result, problems = predict([run], tmp_path / "in", out, Choice("mean"))
     assert (problems, result["pairs"], result["alone"]) == ([], 1, 1)
     for name, column in (("a-anterior", 100), ("p-posterior", 40), ("lone-posterior", 40)):
         (box,) = found(out, name)["boxes"]
@@ -225,7 +232,7 @@ def test_views_are_paired_over_the_whole_input(tmp_path, monkeypatch, capfd):
         study = f"1.2.840.{patient}"
         scan_file(tmp_path / f"in/ant/1.2.3.{patient}", "anterior", 100, study)
         scan_file(tmp_path / f"in/post/1.2.4.{patient}", "posterior", 40, study)
-    result, problems = predict(run, tmp_path / "in", tmp_path / "out", "mean", 3)
+    result, problems = predict([run], tmp_path / "in", tmp_path / "out", Choice("mean"), limit=3)
     assert (result["pairs"], result["alone"], result["views"], problems) == (3, 0, 6, [])
     assert len(list((tmp_path / "out").rglob("*.json"))) == 6
     headers = [
@@ -240,7 +247,7 @@ def test_views_are_paired_over_the_whole_input(tmp_path, monkeypatch, capfd):
 def test_the_limit_counts_pairs_of_bs80k(tmp_path, monkeypatch):
     run = bright_run(tmp_path, monkeypatch, "both")
     source = bs80k_files(tmp_path / "source", (1, 2, 3))
-    result, _ = predict(run, source, tmp_path / "out", "mean", 2)
+    result, _ = predict([run], source, tmp_path / "out", Choice("mean"), limit=2)
     assert (result["pairs"], result["views"]) == (2, 4)
     assert inspect_files([source])[0]["pairs"] == 3
 
@@ -258,7 +265,7 @@ def test_every_result_has_a_name_of_its_own(tmp_path, monkeypatch):
             suffix = Path(name).suffix.lower()
             path.write_bytes(cv2.imencode(suffix, spot(50).astype(np.uint8))[1].tobytes())
     out = tmp_path / "out"
-    result, problems = predict(run, tmp_path / "in", out, "mean", 0)
+    result, problems = predict([run], tmp_path / "in", out, Choice("mean"))
     assert (result["views"], problems) == (len(names), [])
     written = {str(path.relative_to(out).with_suffix("")) for path in out.rglob("*.json")}
     assert written == {
@@ -275,7 +282,7 @@ def test_names_that_are_not_utf8_or_too_long(tmp_path, monkeypatch):
         data = cv2.imencode(".png", spot(50))[1].tobytes()
         (tmp_path / "in" / name).write_bytes(data)
     out = tmp_path / "out"
-    result, (problem,) = predict(run, tmp_path / "in", out, "mean", 0)
+    result, (problem,) = predict([run], tmp_path / "in", out, Choice("mean"))
     assert result["views"] == 2
     assert found(out, "caf\udce9")["file"] == "caf\\udce9.png"
     assert (out / "caf\udce9_mask.png").exists()
@@ -290,14 +297,14 @@ def test_results_are_not_taken_for_scans_and_overwrite_nothing_of_others(tmp_pat
     cv2.imwrite(str(source / "a.png"), spot(50))
     for out in (source / "found", source):
         for _ in range(2):
-            result, problems = predict(run, source, out, "mean", 0)
+            result, problems = predict([run], source, out, Choice("mean"))
             assert (result["views"], problems) == (1, [])
     cv2.imwrite(str(source / "b.png"), spot(60))
     (source / "b.json").write_text('{"shapes": []}')  # of an annotation tool
     cv2.imwrite(str(source / "a_mask.png"), spot(70))  # somebody's own
     (source / "a.json").unlink()
     before = (source / "a_mask.png").read_bytes()
-    result, problems = predict(run, source, source, "mean", 0)
+    result, problems = predict([run], source, source, Choice("mean"))
     assert result["views"] == 1  # a_mask
     assert all("was not written by bonescan predict" in problem for problem in problems)
     assert (len(problems), (source / "a_mask.png").read_bytes()) == (2, before)
@@ -351,7 +358,7 @@ def test_a_view_whose_partner_is_damaged_is_read_alone(tmp_path, monkeypatch):
     source = bs80k_files(tmp_path / "source", (1,))
     image = source / "wholeBodyANT" / "1.jpg"
     image.write_bytes(image.read_bytes()[:5000])
-    result, (problem,) = predict(run, source, tmp_path / "out", "mean", 0)
+    result, (problem,) = predict([run], source, tmp_path / "out", Choice("mean"))
     assert (result["views"], result["pairs"], result["alone"]) == (1, 0, 1)
     assert "truncated or damaged" in problem
     assert "read alone" in found(tmp_path / "out", "wholeBodyPOST/1-posterior")["notes"][-1]
@@ -368,7 +375,7 @@ def test_images_that_are_links_have_the_view_of_the_folder_of_the_link(tmp_path,
         path.symlink_to(kept)
     (source / "wholeBodyPOST").rename(tmp_path / "elsewhere")
     (source / "wholeBodyPOST").symlink_to(tmp_path / "elsewhere")
-    assert predict(run, source, tmp_path / "out", "mean", 0)[0]["pairs"] == 2
+    assert predict([run], source, tmp_path / "out", Choice("mean"))[0]["pairs"] == 2
 
 
 @pytest.mark.parametrize("below", ["", "/deeper"])
@@ -378,13 +385,13 @@ def test_out_that_is_a_file_is_one_sentence(tmp_path, monkeypatch, below):
     with pytest.raises(
         InputError, match=r"a.png.*: cannot be made .*expected --out to be a folder"
     ):
-        predict(run, tmp_path / "a.png", Path(f"{tmp_path / 'a.png'}{below}"), "mean", 0)
+        predict([run], tmp_path / "a.png", Path(f"{tmp_path / 'a.png'}{below}"), Choice("mean"))
 
 
 def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, monkeypatch):
     run = bright_run(tmp_path, monkeypatch, "anterior")
     scan_file(tmp_path / "p.dcm", "posterior", 40, "1.1")
-    predict(run, tmp_path / "p.dcm", tmp_path / "out", "mean", 0)
+    predict([run], tmp_path / "p.dcm", tmp_path / "out", Choice("mean"))
     assert found(tmp_path / "out", "p-posterior")["notes"] == [
         "the network was trained on anterior views, this one is posterior"
     ]
@@ -393,7 +400,7 @@ def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, monkeypatch
 def test_settings_that_belong_to_the_run_cannot_be_changed(workdir: Path, tmp_path: Path):
     source = write_layout(tmp_path / "source", (1,))
     changes = {"evaluate.min_area": 10**6}
-    result, _ = predict(workdir, source, tmp_path / "out", "mean", 0, changes=changes)
+    result, _ = predict([workdir], source, tmp_path / "out", Choice("mean"), changes=changes)
     assert result["views"] and not result["boxes_abnormal"] and not result["boxes_normal"]
     with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
-        predict(workdir, source, tmp_path / "out", "mean", 0, changes={"model.levels": 1})
+        predict([workdir], source, tmp_path / "out", Choice("mean"), changes={"model.levels": 1})

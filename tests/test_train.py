@@ -28,6 +28,7 @@ from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.tasks import segment
 from bonescan_jax.train import train
 from bonescan_jax.train_step import TrainState, make_initial_state
+from bonescan_jax.trained import Choice
 
 # Without benchmark.py: its net is that of bs80k.py, and compiling it twice would take minutes.
 CONFIGS = sorted(
@@ -251,7 +252,7 @@ def test_a_config_that_does_not_fit_its_checkpoint_is_told_in_a_sentence(
     assert read_config(tmp_path).model.filters == (4, 8, 16)
     message = r"checkpoints/1: params/.* is \(.*8\S*\), expected \(.*16\S*\) for the network of"
     with pytest.raises(InputError, match=message):
-        evaluate(tmp_path, "test", "mean")
+        evaluate([tmp_path], "test", Choice("mean"))
 
 
 def test_a_run_goes_on_under_a_program_with_more_settings(
@@ -351,14 +352,14 @@ def test_every_shipped_config_trains_a_step(path: Path, data_dir: Path, tmp_path
 def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDict, tmp_path: Path):
     small_config.train.num_steps = 1
     result = train(small_config, tmp_path)
-    scores = evaluate(tmp_path, "validation", "best")
+    scores = evaluate([tmp_path], "validation", Choice("best"))
     assert {name: scores[name] for name in ("dice_abnormal", "dice_normal")} == {
         name: result[name] for name in ("dice_abnormal", "dice_normal")
     }
     written = json.loads((tmp_path / "evaluation" / "validation.json").read_text())
     assert list(written["predictors"]) == ["head_1", "head_2", "mean", "threshold"]
     assert (
-        evaluate(tmp_path, "test", "head_1")["dice_abnormal"]
+        evaluate([tmp_path], "test", Choice("head_1"))["dice_abnormal"]
         == (json.loads((tmp_path / "evaluation" / "test.json").read_text()))["predictors"][
             "head_1"
         ]["abnormal"]["dice_pooled"]
@@ -367,7 +368,7 @@ def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDi
     found, invented, missed = pixel_counts(rows, scores["selected"])[:, 0].sum(0)
     assert scores["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))
     with pytest.raises(InputError, match="--predictor is 'head_9', expected one of head_1"):
-        evaluate(tmp_path, "test", "head_9")
+        evaluate([tmp_path], "test", Choice("head_9"))
 
 
 def test_nothing_compiles_after_the_first_step_and_evaluation(

@@ -4,7 +4,8 @@ import difflib
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
@@ -12,6 +13,9 @@ from ml_collections import config_flags
 
 from bonescan_jax.config import default_config, validate
 from bonescan_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from bonescan_jax.trained import Choice
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -171,16 +175,42 @@ def workdir_flag(values: flags.FlagValues) -> None:
     string_flag(values, "workdir", None, "Folder of the run.")
 
 
-def predictor_flag(values: flags.FlagValues) -> None:
-    """Defines --predictor: which head's probabilities count."""
+def workdirs_flag(values: flags.FlagValues) -> None:
+    """Defines --workdir of one run or of several."""
+    text = "Folder of the run; several, as A,B,C, predict as one network."
+    string_flag(values, "workdir", None, text)
+
+
+def read_workdirs(values: flags.FlagValues) -> list[Path]:
+    """The folders of --workdir.
+
+    Raises:
+        InputError: there is none.
+    """
+    require(values, "workdir")
+    if os.path.exists(values.workdir):  # a comma may be part of its name
+        return [Path(values.workdir)]
+    return [Path(os.path.expanduser(name)) for name in values.workdir.split(",") if name]
+
+
+def choice_flags(values: flags.FlagValues) -> None:
+    """Defines which of the predictions of a run count."""
     text = "The mean of all heads, one of them (head_1 …), or the best of these in validation."
     string_flag(values, "predictor", "best", text)
-
-
-def checkpoint_flag(values: flags.FlagValues) -> None:
-    """Defines --checkpoint: which of the saved weights."""
     text = "The weights saved last, or those that scored best of all validated and kept."
     flags.DEFINE_enum("checkpoint", "newest", ["newest", "best"], text, flag_values=values)
+    text = (
+        "Test-time augmentation: averages with what is predicted on mirrored views, in twice the "
+        "time; the views of a pair are mirrored together."
+    )
+    flags.DEFINE_bool("mirror", False, text, flag_values=values)
+
+
+def read_choice(values: flags.FlagValues) -> "Choice":
+    """The choice of `choice_flags`."""
+    from bonescan_jax.trained import Choice
+
+    return Choice(values.predictor, values.checkpoint, values.mirror)
 
 
 def process_flags(values: flags.FlagValues) -> None:

@@ -7,18 +7,20 @@ from absl import flags
 
 from bonescan_jax.cli.flags import (
     changes_flag,
-    checkpoint_flag,
+    choice_flags,
     config_flag,
     in_job,
     integer_flag,
-    predictor_flag,
     process_flags,
     read_changes,
+    read_choice,
     read_config,
+    read_workdirs,
     refuse_positionals,
     require,
     string_flag,
     workdir_flag,
+    workdirs_flag,
 )
 from bonescan_jax.cli.verb import Verb, finish
 
@@ -64,37 +66,56 @@ def _run_crossvalidate(values: flags.FlagValues, rest: list[str]) -> dict[str, A
 
 
 def _define_evaluate(values: flags.FlagValues) -> None:
-    workdir_flag(values)
+    workdirs_flag(values)
     changes_flag(values)
-    predictor_flag(values)
-    checkpoint_flag(values)
+    choice_flags(values)
     process_flags(values)
     flags.DEFINE_enum(
-        "split", "test", ["train", "validation", "test"], "What to score.", flag_values=values
+        "split",
+        None,
+        ["train", "validation", "test", "all"],
+        "What to score; by default test, or all of another data set.",
+        flag_values=values,
     )
+    string_flag(values, "data", None, "Name of another prepared data set: an external test set.")
+    string_flag(values, "data_dir", None, "Folder that holds it.")
+    string_flag(values, "out", None, "Folder for evaluation/; the result line names the default.")
     text = "Workdir of another run that was evaluated on the same views, to compare with."
     string_flag(values, "against", None, text)
+    text = "Scores the masks of the weights of the last step, not averaged, too."
+    flags.DEFINE_bool("unaveraged", False, text, flag_values=values)
 
 
 def _run_evaluate(values: flags.FlagValues, rest: list[str]) -> dict[str, Any] | None:
-    from bonescan_jax.evaluate import evaluate
+    from bonescan_jax.evaluate import DataSet, evaluate
 
     refuse_positionals(rest)
-    require(values, "workdir")
-    arguments = (Path(values.workdir), values.split, values.predictor, values.checkpoint)
-    changes = read_changes(values)
-    against = Path(values.against) if values.against else None
-    return in_job(values, lambda: evaluate(*arguments, changes, against))
+    workdirs = read_workdirs(values)
+    if bool(values.data) != bool(values.data_dir):
+        require(values, "data", "data_dir")
+    other = DataSet(values.data, Path(values.data_dir)) if values.data else None
+    return in_job(
+        values,
+        lambda: evaluate(
+            workdirs,
+            values.split,
+            read_choice(values),
+            changes=read_changes(values),
+            other_data=other,
+            out=Path(values.out) if values.out else None,
+            against=Path(values.against) if values.against else None,
+            unaveraged=values.unaveraged,
+        ),
+    )
 
 
 # ---- predict -------------------------------------------------------------------------------------
 
 
 def _define_predict(values: flags.FlagValues) -> None:
-    workdir_flag(values)
+    workdirs_flag(values)
     changes_flag(values)
-    predictor_flag(values)
-    checkpoint_flag(values)
+    choice_flags(values)
     string_flag(values, "input", None, "JPEG, PNG or DICOM file; a folder or zip file of them.")
     string_flag(
         values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir."
@@ -109,12 +130,17 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.predict import predict
 
     refuse_positionals(rest)
-    require(values, "workdir", "input")
-    workdir = Path(values.workdir)
-    out = Path(values.out) if values.out else workdir / "predictions"
-    arguments = (values.predictor, values.limit, values.checkpoint)
-    changes = read_changes(values)
-    return finish(*predict(workdir, Path(values.input), out, *arguments, changes))
+    workdirs = read_workdirs(values)
+    require(values, "input")
+    found = predict(
+        workdirs,
+        Path(values.input),
+        Path(values.out) if values.out else None,
+        read_choice(values),
+        limit=values.limit,
+        changes=read_changes(values),
+    )
+    return finish(*found)
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -156,22 +182,27 @@ VERBS = {
         _run_crossvalidate,
     ),
     "evaluate": Verb(
-        "evaluate --workdir=DIR [--split=test] [--against=DIR] [--config.data.dir=DIR …]",
-        "Scores a trained network on whole scans, compared with a brightness threshold.\n\n"
+        "evaluate --workdir=DIR[,DIR …] [--split=test] [--against=DIR] [--data=NAME …]",
+        "Scores trained networks on whole scans, compared with a brightness threshold.\n\n"
         "The workdir gets evaluation/SPLIT.rows.jsonl, a row for each view with all that was\n"
         "found and missed (as CSV too), and SPLIT.json with what follows from the rows: lesions\n"
         "(FROC), patients, masks and calibration with 95 % intervals over patients. Thresholds\n"
         "are chosen on the validation split. --against compares with a run that was evaluated\n"
-        "before, in SPLIT_against.json. All devices that are found share the work.",
+        "before, in SPLIT_against.json. All devices that are found share the work.\n\n"
+        "Several workdirs, as of folds or seeds, predict as one network; what is found goes to\n"
+        "the folder A+B+C beside the first. --data and --data_dir name an external test set,\n"
+        "which is scored at the thresholds that were chosen on the data of the training;\n"
+        "--config.data.dir=DIR tells where those are now.",
         _define_evaluate,
         _run_evaluate,
     ),
     "predict": Verb(
-        "predict --workdir=DIR --input=FILE|DIR|ZIP [--out=DIR]",
+        "predict --workdir=DIR[,DIR …] --input=FILE|DIR|ZIP [--out=DIR]",
         "Finds hot spots on JPEG, PNG or DICOM scans.\n\n"
         "Each view gets NAME_mask.png (0 background, 1 abnormal, 2 normal), NAME_overlay.png\n"
         "and NAME.json with boxes and scores, in the folders of the input. A file that is no\n"
-        "whole-body scan is skipped and named in a table, and the exit code is 2.",
+        "whole-body scan is skipped and named in a table, and the exit code is 2. Several\n"
+        "workdirs predict as one network.",
         _define_predict,
         _run_predict,
     ),

@@ -19,6 +19,7 @@ from bonescan_jax.scans.splits import SPLITS
 # One image: what the builder's features say, image as the encoded bytes it came as.
 Record = dict[str, Any]
 
+ALL = "all"  # all splits together, as of a data set that nothing was trained on
 SETTINGS_FILE = "splits.json"  # beside the version's folder
 # What to do where a data set stands in the way of another.
 OTHER_PLACE = "choose another folder with --data_dir or --config.data.dir, or remove that one"
@@ -101,7 +102,7 @@ def open_prepared(data_dir: Path, name: str, version: str, split: str, fold: int
         data_dir: holds the data sets.
         name: of the data set.
         version: of the builder that wrote it.
-        split: one of `bonescan_jax.scans.splits.SPLITS`.
+        split: one of `bonescan_jax.scans.splits.SPLITS`, or `ALL` of them.
         fold: of cross-validation: this fold is the test split, and train and validation come from
             the others; -1: the fixed splits.
 
@@ -115,9 +116,9 @@ def open_prepared(data_dir: Path, name: str, version: str, split: str, fold: int
             f"{folder}: holds no prepared data set; expected what `bonescan prepare` writes, "
             "so run that first."
         )
-    if split not in SPLITS:
+    if split not in (*SPLITS, ALL):
         raise InputError(
-            f"{folder}: holds no split {split!r}, expected one of {', '.join(SPLITS)}."
+            f"{folder}: holds no split {split!r}, expected one of {', '.join((*SPLITS, ALL))}."
         )
     settings = read_settings(path)
     folds = {-1: settings["splits"]} | dict(enumerate(settings["folds"]))
@@ -135,7 +136,9 @@ def open_prepared(data_dir: Path, name: str, version: str, split: str, fold: int
             f"{folder}: cannot be opened ({_reason(error)}), expected records as `bonescan "
             f"prepare` writes them; {_AGAIN}."
         ) from error
-    return Prepared(settings, records, tuple(folds[fold][split]))
+    names = SPLITS if split == ALL else (split,)
+    patients = sorted(patient for name in names for patient in folds[fold][name])
+    return Prepared(settings, records, tuple(patients))
 
 
 def describe_shards(folder: Path) -> dict[str, dict[str, Any]]:

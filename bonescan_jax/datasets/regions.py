@@ -133,7 +133,7 @@ def open_region_split(
     Args:
         data_dir: holds the data sets.
         name: of the data set.
-        split: one of `bonescan_jax.scans.splits.SPLITS`.
+        split: one of `bonescan_jax.scans.splits.SPLITS`, or `records.ALL` of them.
         fold: of cross-validation: this fold is the test split, and train and validation come from
             the others; -1: the fixed splits.
         regions: of `bonescan_jax.scans.regions.REGIONS`.

@@ -271,16 +271,30 @@ def _find_step(workdir: Path, which: str) -> tuple[int, dict[str, Any] | None]:
     return best, validated[best]
 
 
-def restore_average(workdir: Path, abstract: Tree, which: str) -> tuple[Tree, int]:
-    """The averaged weights, {"params", "stats"}, of the "newest" or "best" step, and that step.
+def restore_weights(
+    workdir: Path, abstract: Tree, which: str, averaged: bool = True
+) -> tuple[Tree, int]:
+    """The weights, {"params", "stats"}, of the "newest" or "best" step, and that step.
+
+    Args:
+        workdir: of the run.
+        abstract: shapes and shardings of the weights.
+        which: "newest", or "best" in validation.
+        averaged: their moving average, and not those of the step itself.
 
     Raises:
         InputError: as `find_step`.
     """
-    folder = _folder(workdir)
     step, _ = find_step(workdir, which)
-    items = _restore_items(folder / str(step), {AVERAGE: ocp.args.StandardRestore(abstract)})
-    return items[AVERAGE], step
+    place = _folder(workdir) / str(step)
+    _check_shapes(place, abstract)
+    chosen = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,  # beside the weights of a step lies its optimizer
+    )
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.restore(place / (AVERAGE if averaged else TRAIN), args=chosen), step
 
 
 def _restore_items(place: Path, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - Orbax' own

@@ -23,7 +23,7 @@ from bonescan_jax.models.build import ImageNetwork, Tree, model_settings, views_
 from bonescan_jax.models.classifier import Classifier
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, VIEWS
 from bonescan_jax.scans.regions import REGIONS
-from bonescan_jax.tasks.task import Predictions, Scores, one_ahead
+from bonescan_jax.tasks.task import Predictions, ScanBatch, Scores, one_ahead
 
 INPUTS = ("image", "mask", "reference")
 # Folded into the key of a batch for dropout: far from the numbers that splitting a key counts by.
@@ -115,19 +115,28 @@ def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) ->
     return [decode_labelled(record, size) for record in records]
 
 
-def make_predict_step(network: ImageNetwork, mesh: Mesh) -> jax.stages.Wrapped:
-    """Jitted probabilities (B,) of being abnormal.
+def make_predict_step(
+    network: ImageNetwork, mesh: Mesh, mirror: bool = False
+) -> jax.stages.Wrapped:
+    """Jitted probabilities (1, B) of being abnormal, or (2, B) with `mirror`.
 
     The function takes {"params", "stats"}, images (B, H, W, V), masks of the same shape that are
     background where there is no image, and references (B, V).
     """
 
+    def of_head(weights: Tree, pixels: jax.Array, inside: jax.Array) -> jax.Array:
+        logits, _ = network.apply(weights["params"], weights["stats"], pixels, inside)
+        return jax.nn.sigmoid(logits)[None]
+
     def classify(
         weights: Tree, image: jax.Array, mask: jax.Array, reference: jax.Array
     ) -> jax.Array:
-        pixels = normalize(image, reference)
-        logits, _ = network.apply(weights["params"], weights["stats"], pixels, _inside(mask))
-        return jax.nn.sigmoid(logits)
+        pixels, inside = normalize(image, reference), _inside(mask)
+        probabilities = of_head(weights, pixels, inside)
+        if not mirror:
+            return probabilities
+        mirrored = of_head(weights, pixels[:, :, ::-1], inside[:, :, ::-1])
+        return jnp.concatenate([probabilities, (probabilities + mirrored) / 2])
 
     shardings = batch_shardings(mesh)
     return jax.jit(
@@ -150,7 +159,8 @@ def validation_scores(
     config: ml_collections.ConfigDict, network: ImageNetwork, predictions: Predictions
 ) -> tuple[str, Scores]:
     """The one predictor, and its AUC."""
-    return network.heads[0], _auc(list(_rows(config, predictions)))
+    said = ((batch, (probabilities,)) for batch, probabilities in predictions)
+    return network.heads[0], _auc(list(scored_rows(config, network.heads, 0, said, {})))
 
 
 def rank(scores: Scores) -> float:
@@ -158,34 +168,28 @@ def rank(scores: Scores) -> float:
     return scores.get("auc") or 0.0
 
 
+def fit_baseline(config: ml_collections.ConfigDict, records: Iterable[Record]) -> dict[str, Any]:
+    """Nothing: images have no pixels to tell by brightness."""
+    del config, records
+    return {}
+
+
 def scored_rows(
     config: ml_collections.ConfigDict,
-    network: ImageNetwork,
+    names: Sequence[str],
     row: int,
-    predictions: Predictions,
-    records: Callable[[str], Iterable[Record]],
-    split: str,
+    predictions: Iterable[tuple[ScanBatch, Sequence[jax.Array]]],
+    baseline: dict[str, Any],
 ) -> Iterator[ViewRow]:
-    """A row for every image."""
-    del network, row, records, split
-    return _rows(config, predictions)
-
-
-def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
-    """The AUC of all images with its interval."""
-    del selected
-    return {"num_images": len(rows), **_auc(rows)}
-
-
-def _rows(config: ml_collections.ConfigDict, predictions: Predictions) -> Iterator[ViewRow]:
-    """Patient, region (if it has one), view, label and score of every image of a split.
+    """A row for each image of a split: patient, region (if it has one), view, label and score.
 
     Of a network of both views, an image is an example of the two, abnormal if one of them is.
     """
+    del names, baseline
     views = views_per_example(config)
-    for batch, probabilities in one_ahead(predictions):
+    for batch, said in one_ahead(predictions):
         for number, probability in zip(
-            range(0, len(batch.records), views), to_host(probabilities), strict=False
+            range(0, len(batch.records), views), to_host(said[0])[row], strict=False
         ):
             records = batch.records[number : number + views]
             yield ViewRow(
@@ -200,6 +204,12 @@ def _rows(config: ml_collections.ConfigDict, predictions: Predictions) -> Iterat
                 candidates=(),
                 lesions=(),
             )
+
+
+def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
+    """The AUC of all images with its interval."""
+    del selected
+    return {"num_images": len(rows), **_auc(rows)}
 
 
 def _auc(rows: Sequence[ViewRow]) -> dict[str, float | None]:

@@ -20,7 +20,11 @@ from bonescan_jax.losses import deep_supervision_loss
 from bonescan_jax.metrics.candidates import view_findings
 from bonescan_jax.metrics.rows import ViewRow, pixel_counts
 from bonescan_jax.metrics.segmentation import segmentation_scores
-from bonescan_jax.metrics.threshold import ThresholdBaseline, threshold_overlap_counts
+from bonescan_jax.metrics.threshold import (
+    BestThreshold,
+    ThresholdBaseline,
+    threshold_overlap_counts,
+)
 from bonescan_jax.models.build import Network, Tree, model_settings, views_per_example
 from bonescan_jax.models.unet import UNet
 from bonescan_jax.models.unetpp import UNetPlusPlus
@@ -28,7 +32,7 @@ from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
 from bonescan_jax.scans.masks import most_probable_mask
 from bonescan_jax.scans.views import views_of
 from bonescan_jax.tasks.crops import TrainingExample
-from bonescan_jax.tasks.task import Predictions, Scores, one_ahead
+from bonescan_jax.tasks.task import Predictions, ScanBatch, Scores, one_ahead
 
 INPUTS = ("image", "reference")
 # Brightest intensity, relative to bone, that the threshold detector tells apart.
@@ -93,25 +97,31 @@ def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) ->
     return [decode(record, config.data.mask) for record in records]
 
 
-def make_predict_step(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+def make_predict_step(network: Network, mesh: Mesh, mirror: bool = False) -> jax.stages.Wrapped:
     """Jitted class probabilities of every head, and of their mean as the last predictor.
 
     The function takes {"params", "stats"}, images (B, H, W, V) and references (B, V), and returns
     (predictors, B, V, H, W, classes) float32, predictors = heads, then their mean (the paper's
-    accurate mode) where there are several.
+    accurate mode) where there are several; with `mirror` also as `Task.make_predict_step` says.
     """
     network = network.on(mesh)
 
-    def predict(weights: Tree, image: jax.Array, reference: jax.Array) -> jax.Array:
-        logits, _ = network.apply(
-            weights["params"], weights["stats"], normalize(image, reference), False
-        )
+    def of_heads(weights: Tree, pixels: jax.Array) -> jax.Array:
+        logits, _ = network.apply(weights["params"], weights["stats"], pixels, False)
         # Keeps XLA on a CPU from fusing this with the last convolutions into a slow loop.
         logits = jax.lax.optimization_barrier(logits)
         probabilities = jnp.moveaxis(jax.nn.softmax(jnp.stack(logits)), -2, 2)
         if len(logits) == 1:
             return probabilities
         return jnp.concatenate([probabilities, probabilities.mean(0, keepdims=True)])
+
+    def predict(weights: Tree, image: jax.Array, reference: jax.Array) -> jax.Array:
+        pixels = normalize(image, reference)
+        probabilities = of_heads(weights, pixels)
+        if not mirror:
+            return probabilities
+        mirrored = of_heads(weights, pixels[:, :, ::-1])[..., ::-1, :]
+        return jnp.concatenate([probabilities, (probabilities + mirrored) / 2])
 
     shardings = batch_shardings(mesh)
     return jax.jit(predict, in_shardings=(None, shardings["image"], shardings["reference"]))
@@ -186,29 +196,39 @@ def rank(scores: Scores) -> float:
     return float(np.mean([scores.get(name) or 0.0 for name in ("dice_abnormal", "dice_normal")]))
 
 
+def fit_baseline(config: ml_collections.ConfigDict, records: Iterable[Record]) -> dict[str, Any]:
+    """The brightness threshold of each class with the best Dice on the training views."""
+    baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
+    for record in records:
+        view = decode(record, config.data.mask)
+        intensity = (view["image"] / view["reference"])[None]
+        baseline.accumulate(intensity, view["mask"][None])
+    return {name: each._asdict() for name, each in baseline.best_thresholds().items()}
+
+
 def scored_rows(
     config: ml_collections.ConfigDict,
-    network: Network,
+    names: Sequence[str],
     row: int,
-    predictions: Predictions,
-    records: Callable[[str], Iterable[Record]],
-    split: str,
+    predictions: Iterable[tuple[ScanBatch, Sequence[jax.Array]]],
+    baseline: dict[str, Any],
 ) -> Iterator[ViewRow]:
-    """A row for each view: pixels of every head, their mean and the threshold detector.
+    """A row for each view: pixels of every predictor and of the threshold detector.
 
     All are scored side by side, because the mean of the heads is not always the best of them (arXiv
     1912.05074). Candidates are those of the predictor in this row.
     """
-    names = predictor_names(network)
-    baseline = _threshold_rows(config, records, split)
-    for batch, probabilities in one_ahead(predictions):
-        counts = to_host(overlap_counts(probabilities, batch.arrays["mask"]))
-        views = views_of(to_host(probabilities[row]))
-        for number, (record, scan) in enumerate(zip(batch.records, views, strict=False)):
-            threshold, image, total = next(baseline)
-            pixels = {name: counts[i, number].tolist() for i, name in enumerate(names)}
+    thresholds = {name: BestThreshold(**each) for name, each in baseline.items()}
+    for batch, counts, selected in one_ahead(_counted(predictions, row)):
+        found = np.concatenate([to_host(each) for each in counts])
+        views = zip(batch.records, views_of(to_host(selected)), _host_views(batch), strict=False)
+        for number, (record, scan, view) in enumerate(views):
+            pixels = {name: found[i, number].tolist() for i, name in enumerate(names)}
+            detected = threshold_overlap_counts(
+                (view["image"] / view["reference"])[None], view["mask"][None], thresholds
+            )
             candidates, lesions = view_findings(
-                scan, record["boxes"], config.data.mask, config.evaluate.min_area, image
+                scan, record["boxes"], config.data.mask, config.evaluate.min_area, view["image"]
             )
             yield ViewRow(
                 patient=int(record["patient"]),
@@ -216,37 +236,30 @@ def scored_rows(
                 region=None,
                 abnormal=bool(record["abnormal"]),
                 score=float(scan[..., ABNORMAL].max()),
-                counts=total,
+                counts=float(view["image"].sum(dtype=np.int64) / view["gain"]),
                 overflow=bool(len(record["overflow"])),
-                pixels=pixels | {"threshold": threshold},
+                pixels=pixels | {"threshold": detected[0].tolist()},
                 candidates=candidates,
                 lesions=lesions,
             )
 
 
-def _threshold_rows(
-    config: ml_collections.ConfigDict, records: Callable[[str], Iterable[Record]], split: str
-) -> Iterator[tuple[list[list[int]], np.ndarray, float]]:
-    """Of each view the overlap counts of the threshold detector fitted to the training scans.
-
-    Yields:
-        (classes - 1, 3) counts as lists; the view's pixels (H, W), and how many counts of the
-        camera they hold.
-    """
-    baseline = ThresholdBaseline(limit=BRIGHTEST, num_bins=5000)
-    for record in records("train"):
-        baseline.accumulate(*_intensity_and_mask(decode(record, config.data.mask)))
-    thresholds = baseline.best_thresholds()
-    for record in records(split):
-        view = decode(record, config.data.mask)
-        counts = threshold_overlap_counts(*_intensity_and_mask(view), thresholds)
-        total = float(view["image"].sum(dtype=np.int64) / view["gain"])
-        yield counts[0].tolist(), view["image"], total
+def _counted(
+    predictions: Iterable[tuple[ScanBatch, Sequence[jax.Array]]], row: int
+) -> Iterator[tuple[ScanBatch, list[jax.Array], jax.Array]]:
+    """Of each batch the overlap counts, and the prediction in a row; the others can be freed."""
+    for batch, said in predictions:
+        counts = [overlap_counts(each, batch.arrays["mask"]) for each in said]
+        yield batch, counts, said[0][row]
 
 
-def _intensity_and_mask(view: View) -> tuple[np.ndarray, np.ndarray]:
-    """(1, H, W) brightness relative to bone, and (1, H, W) true classes."""
-    return (view["image"] / view["reference"])[None], view["mask"][None]
+def _host_views(batch: ScanBatch) -> Iterator[View]:
+    """The views of a batch as they were decoded."""
+    arrays = {name: to_host(array) for name, array in batch.arrays.items()}
+    pixels = {name: views_of(np.moveaxis(arrays[name], -1, 1)) for name in ("image", "mask")}
+    numbers = {name: arrays[name].ravel() for name in ("gain", "reference")}
+    for place in range(len(pixels["image"])):
+        yield {name: each[place] for name, each in (pixels | numbers).items()}
 
 
 def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:

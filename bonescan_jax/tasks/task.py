@@ -68,8 +68,17 @@ class Task(Protocol):
     ) -> list[View]:
         """The records of an example to its views, uncropped: as they are evaluated."""
 
-    def make_predict_step(self, network: Any, mesh: Mesh) -> Callable[..., jax.Array]:  # noqa: ANN401
-        """The jitted function from weights and `INPUTS` to probabilities."""
+    def make_predict_step(
+        self,
+        network: Any,  # noqa: ANN401
+        mesh: Mesh,
+        mirror: bool = False,
+    ) -> Callable[..., jax.Array]:
+        """The jitted function from weights and `INPUTS` to (predictors, B, …) probabilities.
+
+        With `mirror`, they are followed by the mean of each with what it says of the batch with
+        left and right swapped; the views of a pair are swapped together.
+        """
 
     def predictor_names(self, network: Any) -> tuple[str, ...]:  # noqa: ANN401
         """What gives probabilities, in the order of the predict step's results."""
@@ -85,19 +94,36 @@ class Task(Protocol):
     def rank(self, scores: Scores) -> float:
         """The score of a validation that decides which step is best; higher is better."""
 
+    def fit_baseline(
+        self, config: ml_collections.ConfigDict, records: Iterable[Record]
+    ) -> dict[str, Any]:
+        """What the network is compared with, fitted to the training views; as JSON can hold it."""
+
     def scored_rows(
         self,
         config: ml_collections.ConfigDict,
-        network: Any,  # noqa: ANN401
+        names: Sequence[str],
         row: int,
-        predictions: Predictions,
-        records: Callable[[str], Iterable[Record]],
-        split: str,
+        predictions: Iterable[tuple[ScanBatch, Sequence[jax.Array]]],
+        baseline: dict[str, Any],
     ) -> Iterator[ViewRow]:
-        """What all figures are computed from: a row for each view, of the predictor in a row."""
+        """What all figures are computed from: a row for each view.
+
+        Args:
+            config: of the run.
+            names: of all predictions of a batch, in order.
+            row: of the prediction that counts; it is one of the first array.
+            predictions: of each batch one or more arrays as the predict step gives them.
+            baseline: as `fit_baseline` gives it.
+        """
 
     def headline(self, rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
         """The scores that a run is known by, from the rows of a split."""
+
+
+def mirrored_name(predictor: str) -> str:
+    """What a predictor is called where its prediction on mirrored views is averaged in."""
+    return f"{predictor} mirrored"
 
 
 def one_ahead(results: Iterable[Result]) -> Iterator[Result]:

@@ -1,0 +1,235 @@
+"""Trained networks with their weights on devices: one, or several that predict as one."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from bonescan_jax.cluster.agreement import from_primary
+from bonescan_jax.cluster.mesh import replicated
+from bonescan_jax.errors import InputError
+from bonescan_jax.models.build import Network, Tree
+from bonescan_jax.runs.checkpoint import find_step, restore_weights
+from bonescan_jax.runs.workdir import change, flatten, read_config
+from bonescan_jax.tasks import build_network, initial_weights, predictor_row, task_of
+from bonescan_jax.tasks.task import AnyNetwork, mirrored_name
+
+# In workdir/evaluation: the predictor that did best on the validation split.
+BEST = "best_predictor.json"
+# What the networks of an ensemble must share: what they see, and what they say of it.
+SHARED = ("task", "data.views", "data.mask")
+SHARED_BY_CLASSIFIERS = ("data.regions", "data.crop_height", "data.crop_width")
+NAME_LIMIT = 200  # of the folder that is named after the runs of an ensemble
+
+
+class Choice(NamedTuple):
+    """Which of the predictions of a run count."""
+
+    predictor: str = "best"  # "mean" of the heads, one, as "head_2", or the "best" in validation
+    checkpoint: str = "newest"  # or "best" in validation
+    mirror: bool = False  # test-time augmentation: averaged with the prediction on mirrored views
+
+
+USUAL = Choice()
+
+
+class Trained(NamedTuple):
+    """The network of a run with its weights."""
+
+    workdir: Path
+    config: ml_collections.ConfigDict
+    network: AnyNetwork
+    weights: Tree  # {"params", "stats"}
+    step: int
+    predictor: str  # the chosen one, by its name among those of the task
+
+
+def load_network(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    mesh: Mesh,
+    checkpoint: str = "newest",
+    averaged: bool = True,
+) -> tuple[AnyNetwork, Tree, int]:
+    """The network of a run with its weights on every device, and their step.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        mesh: to put the weights on.
+        checkpoint: "newest", or "best" in validation.
+        averaged: the moving average of the weights, and not those of the step itself.
+
+    Raises:
+        InputError: the workdir holds no such checkpoint.
+    """
+    params, stats = jax.eval_shape(lambda: initial_weights(config, config.seed))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        {"params": params, "stats": stats},
+    )
+    weights, step = restore_weights(workdir, abstract, checkpoint, averaged)
+    return build_network(config), weights, step
+
+
+def load_trained(
+    workdirs: Sequence[Path], mesh: Mesh, choice: Choice, changes: Mapping[str, Any]
+) -> list[Trained]:
+    """The networks of some runs, which have the same task on the same views.
+
+    Args:
+        workdirs: of the runs.
+        mesh: to put the weights on.
+        choice: whose predictions count.
+        changes: settings by name that differ from those of all runs, as {"data.dir": "elsewhere"}.
+
+    Raises:
+        InputError: a workdir or the choice cannot be used, or the runs do not fit together.
+    """
+    configs = []
+    for workdir in workdirs:
+        config = read_config(workdir)
+        change(config, dict(changes))
+        configs.append(config)
+    _check_alike(workdirs, configs)
+    members = []
+    for workdir, config in zip(workdirs, configs, strict=True):
+        network, weights, step = load_network(config, workdir, mesh, choice.checkpoint)
+        names = task_of(config).predictor_names(network)
+        predictor = resolve_predictor(workdir, choice)
+        row = predictor_row(config, network, predictor)
+        members.append(Trained(workdir, config, network, weights, step, names[row]))
+    return members
+
+
+def _check_alike(workdirs: Sequence[Path], configs: Sequence[ml_collections.ConfigDict]) -> None:
+    if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
+        raise InputError(f"--workdir names {max(workdirs, key=workdirs.count)} twice")
+    first, *others = (flatten(json.loads(config.to_json())) for config in configs)
+    names = SHARED + (SHARED_BY_CLASSIFIERS if first["task"] == "classify" else ())
+    for workdir, settings in zip(workdirs[1:], others, strict=True):
+        for name in names:
+            if settings[name] != first[name]:
+                raise InputError(
+                    f"{workdir / 'config.json'}: {name} is {settings[name]!r}, expected "
+                    f"{first[name]!r} as in {workdirs[0]}: networks that predict as one see the "
+                    "same and say the same of it"
+                )
+
+
+def resolve_predictor(workdir: Path, choice: Choice) -> str:
+    """The chosen predictor; `best` is the one that did best on the validation split in training.
+
+    Raises:
+        InputError: `best` was asked for and training never validated.
+    """
+    if choice.predictor != "best":
+        return choice.predictor
+    if choice.checkpoint == "best":
+        _, validation = find_step(workdir, choice.checkpoint)
+        assert validation is not None  # it is the best of those that were validated
+        return validation["predictor"]
+    path = workdir / "evaluation" / BEST
+
+    def read() -> str:
+        try:
+            return json.loads(path.read_text())["predictor"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{path}: does not name the best predictor ({error}); give --predictor=mean"
+            ) from error
+
+    return from_primary(read)
+
+
+def folder_of(workdirs: Sequence[Path]) -> Path:
+    """Where what is found out about these runs together goes: the workdir of a single one.
+
+    Raises:
+        InputError: the names of several are too long to name a folder.
+    """
+    if len(workdirs) == 1:
+        return workdirs[0]
+    name = "+".join(workdir.resolve().name for workdir in workdirs)
+    if len(name.encode()) > NAME_LIMIT:
+        raise InputError(
+            f"--out is missing: the names of {len(workdirs)} workdirs are too long for a folder"
+        )
+    return workdirs[0].resolve().parent / name
+
+
+def prune(member: Trained) -> Trained:
+    """Without the nodes of a UNet++ that its predictor does not need, where that is one head."""
+    if not isinstance(member.network, Network) or member.predictor not in member.network.heads[:-1]:
+        return member
+    network, weights = member.network.prune(member.weights, member.predictor)
+    return member._replace(network=network, weights=weights)
+
+
+class Ensemble:
+    """Networks that predict as one: the mean of what the chosen predictor of each says.
+
+    Of a single network it is what each of its predictors says.
+
+    Attributes:
+        names: of the predictions, in order.
+        selected: the one that counts.
+        row: the place of that one.
+
+    Args:
+        members: one network or more.
+        mesh: that weights and batches lie on.
+        mirror: whether what counts is averaged with the prediction on mirrored views.
+    """
+
+    def __init__(self, members: Sequence[Trained], mesh: Mesh, mirror: bool = False) -> None:
+        self.members = members
+        task = task_of(members[0].config)
+        self._inputs = task.INPUTS
+        # Equal networks, as those of the folds, compile once.
+        make = functools.cache(lambda network: task.make_predict_step(network, mesh, mirror))
+        self._steps = [make(member.network) for member in members]
+        plain = [task.predictor_names(member.network) for member in members]
+        self._rows = [
+            names.index(member.predictor) for names, member in zip(plain, members, strict=True)
+        ]
+        self._lengths = [len(names) for names in plain]
+        if len(members) == 1:
+            names, selected = plain[0], members[0].predictor
+        else:
+            names = (*(f"member_{number + 1}" for number in range(len(members))), "ensemble")
+            selected = "ensemble"
+        self.names = (*names, *map(mirrored_name, names)) if mirror else names
+        self.selected = mirrored_name(selected) if mirror else selected
+        self.row = self.names.index(self.selected)
+
+    def __call__(self, arrays: Mapping[str, jax.typing.ArrayLike]) -> jax.Array:
+        """(names, B, …) probabilities of a batch, as the task's predict step gives them."""
+        said = [
+            step(member.weights, *(arrays[name] for name in self._inputs))
+            for step, member in zip(self._steps, self.members, strict=True)
+        ]
+        if len(said) == 1:
+            return said[0]
+        ways = range(len(said[0]) // self._lengths[0])  # as they are, and mirrored
+        chosen = [
+            [each[way * length + row] for each, length, row in self._of_members(said)]
+            for way in ways
+        ]
+        return jnp.concatenate([_with_mean(each) for each in chosen])
+
+    def _of_members(self, said: Sequence[jax.Array]) -> zip:
+        return zip(said, self._lengths, self._rows, strict=True)
+
+
+@jax.jit
+def _with_mean(each: Sequence[jax.Array]) -> jax.Array:
+    """(members + 1, …): what each says, then their mean."""
+    stacked = jnp.stack(each)
+    return jnp.concatenate([stacked, stacked.mean(0, keepdims=True)])
