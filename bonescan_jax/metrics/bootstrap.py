@@ -26,6 +26,7 @@ from bonescan_jax.metrics.calibration import equal_mass_bins
 DRAWS = 2000
 # With fewer patients of a kind the resamples say little of how such patients differ.
 FEWEST_PATIENTS = 10
+NOTHING = "nothing to compute it from"
 # Numbers of a matrix that is computed at once, 32 MB.
 CHUNK = 2**22
 
@@ -55,6 +56,19 @@ class Statistic:
         return float(self.of_weights(np.ones((1, num_patients)))[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ratio(Statistic):
+    """A sum over patients divided by another one.
+
+    Attributes:
+        numerator: (patients,).
+        denominator: (patients,), not negative.
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+
 class Estimate(NamedTuple):
     """A score and its interval."""
 
@@ -62,6 +76,13 @@ class Estimate(NamedTuple):
     low: float | None  # None: no interval
     high: float | None
     reason: str | None  # why there is no value or no interval
+
+    def to_json(self) -> dict[str, float | str | None]:
+        """{"value", "low", "high"}, and "reason" where there is one."""
+        values = self._asdict()
+        if self.reason is None:
+            del values["reason"]
+        return values
 
 
 def draw_weights(num_patients: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -101,11 +122,45 @@ def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95
     """
     value = statistic.value()
     if np.isnan(value):
-        return Estimate(None, None, None, "nothing to compute it from")
+        return Estimate(None, None, None, NOTHING)
     reason = missing_support(statistic)
     if reason is not None:
         return Estimate(value, None, None, reason)
-    values, number = statistic.of_weights(weights), rarest(statistic)
+    return _with_interval(statistic, value, statistic.of_weights(weights), confidence)
+
+
+def estimate_ratios(
+    ratios: Sequence[Ratio], weights: np.ndarray, confidence: float = 0.95
+) -> list[Estimate]:
+    """Give many ratios of the same patients their intervals, all with two products of matrices.
+
+    Arguments are as for `estimate`, and so is what comes of each ratio.
+    """
+    if not ratios:
+        return []
+    tops, bottoms = (
+        np.stack([getattr(each, part) for each in ratios], axis=1).astype(np.float64)
+        for part in ("numerator", "denominator")
+    )
+    observed = _divide(tops.sum(axis=0), bottoms.sum(axis=0))
+    resampled = np.ascontiguousarray(_divide(weights @ tops, weights @ bottoms).T)
+    estimates = []
+    for each, value, values in zip(ratios, observed, resampled, strict=True):
+        reason = NOTHING if np.isnan(value) else missing_support(each)
+        if reason is not None:
+            estimates.append(
+                Estimate(None if np.isnan(value) else float(value), None, None, reason)
+            )
+        else:
+            estimates.append(_with_interval(each, float(value), values, confidence))
+    return estimates
+
+
+def _with_interval(
+    statistic: Statistic, value: float, values: np.ndarray, confidence: float
+) -> Estimate:
+    """The interval from the (draws,) values of the resamples; as `estimate` says."""
+    number = rarest(statistic)
     # A resample without any patient of a kind has no value and does not count.
     if np.nanmax(values) - np.nanmin(values) < 1e-12:  # but for rounding
         return Estimate(value, None, None, "all resamples agree")
@@ -186,39 +241,34 @@ def average(statistics: Sequence[Statistic]) -> Statistic:
 
 
 def ratio(
-    numerator: np.ndarray, denominator: np.ndarray, kind: str, is_share: bool = True
-) -> Statistic:
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    kind: str,
+    is_share: bool = True,
+    of_kind: np.ndarray | None = None,
+) -> Ratio:
     """A sum over patients divided by another one.
 
     Args:
         numerator: (patients,).
         denominator: (patients,), not negative.
-        kind: what those patients are called whose denominator is not 0, in the plural.
+        kind: what those patients are called that it cannot do without, in the plural.
         is_share: the ratio is between 0 and 1.
+        of_kind: (patients,) not 0 for patients of that kind; by default the denominator.
     """
-    support = _support(len(denominator), {kind: denominator})
-    return Statistic(_quotient(numerator, denominator), support, is_share)
-
-
-def pooled_dice(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
-    """Dice 2 TP / (2 TP + FP + FN) over the pixels of all views.
-
-    Args:
-        counts: (views, 3) true positive, false positive and false negative pixels of a class.
-        patients: (views,) number of the patient.
-        num_patients: how many there are.
-    """
-    return _overlap(counts, patients, num_patients, np.array([2, 1, 1]))
-
-
-def pooled_iou(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
-    """IoU TP / (TP + FP + FN) over the pixels of all views; arguments as for `pooled_dice`."""
-    return _overlap(counts, patients, num_patients, np.array([1, 1, 1]))
+    support = _support(len(denominator), {kind: denominator if of_kind is None else of_kind})
+    return Ratio(
+        lambda weights: _divide(weights @ numerator, weights @ denominator),
+        support,
+        is_share,
+        numerator=numerator,
+        denominator=denominator,
+    )
 
 
 def mean(
     values: np.ndarray, patients: np.ndarray, num_patients: int, is_share: bool = True
-) -> Statistic:
+) -> Ratio:
     """The mean over items, of those views, lesions or patients that the caller chose.
 
     The Brier score is the mean of squared errors, accuracy the mean of right answers.
@@ -230,7 +280,7 @@ def mean(
         is_share: values are between 0 and 1, as millimetres are not.
     """
     return ratio(
-        _by_patient(values, patients, num_patients),
+        by_patient(values, patients, num_patients),
         np.bincount(patients, minlength=num_patients),
         "patients with a value",
         is_share,
@@ -376,21 +426,6 @@ def calibration_error(
     )
 
 
-def _overlap(
-    counts: np.ndarray, patients: np.ndarray, num_patients: int, parts: np.ndarray
-) -> Statistic:
-    pixels = np.stack([_by_patient(each, patients, num_patients) for each in counts.T], axis=1)
-    holds_class = pixels[:, [0, 2]].sum(axis=1)
-    return Statistic(
-        _quotient(parts[0] * pixels[:, 0], pixels @ parts),
-        _support(num_patients, {"patients with the class": holds_class}),
-    )
-
-
-def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> OfWeights:
-    return lambda weights: _divide(weights @ numerator, weights @ denominator)
-
-
 def _curve(
     scores: np.ndarray,
     hit: np.ndarray,
@@ -437,7 +472,7 @@ def _in_chunks(of_columns: OfWeights, num_rows: int) -> OfWeights:
     return of_weights
 
 
-def _by_patient(values: np.ndarray, patients: np.ndarray, num_patients: int) -> np.ndarray:
+def by_patient(values: np.ndarray, patients: np.ndarray, num_patients: int) -> np.ndarray:
     """(num_patients,) sums of the values of each patient's items."""
     return np.bincount(patients, weights=values, minlength=num_patients)
 
