@@ -15,14 +15,15 @@ Two rules of what a hit is, because published results differ by them:
 By both, a further candidate on a lesion that has its hit is neither hit nor false positive.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from bonescan_jax.metrics.bootstrap import Ratio, ratio
-from bonescan_jax.metrics.rows import Candidate, Lesion, ViewRow
+from bonescan_jax.metrics.rows import Box, Candidate, Lesion, ViewRow
+from bonescan_jax.metrics.weighted import Ratio, ratio
 
 RULES = ("centre", "overlap")
 # The rule by which candidates are calibrated, thresholds chosen and groups and runs compared.
@@ -117,7 +118,7 @@ def _match_by_centre(candidates: Sequence[Candidate], lesions: dict[int, Lesion]
         on = [i for i, lesion in lesions.items() if _holds(lesion.box, centre)]
         nearest = min(
             free.intersection(on),
-            key=lambda i: float(np.linalg.norm(_centre(lesions[i].box) - centre)),
+            key=lambda i: math.dist(_centre(lesions[i].box), centre),
             default=None,
         )
         free.discard(nearest)
@@ -148,12 +149,12 @@ def _match_by_overlap(
     ]
 
 
-def _centre(box: Sequence[int]) -> np.ndarray:
-    return (np.array(box[:2], np.float64) + box[2:]) / 2
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _holds(box: Sequence[int], point: np.ndarray) -> bool:
-    return bool((box[:2] <= point).all() and (point < box[2:]).all())
+def _holds(box: Box, point: tuple[float, float]) -> bool:
+    return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
 
 
 def froc(found: Events, num_scans: int) -> FrocCurve:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bonescan_jax.metrics.bootstrap import draw_weights, estimate, estimate_ratios
+from bonescan_jax.metrics.bootstrap import draw_weights, estimate, estimate_jointly
 from bonescan_jax.metrics.detection import MAIN_RULE, Events, events, froc, sensitivity_at
-from bonescan_jax.metrics.lesions import at_threshold, sensitivity
+from bonescan_jax.metrics.lesions import at_threshold, sensitivities
 from bonescan_jax.metrics.rows import Lesion, ViewRow, patient_numbers, pixel_counts
 from bonescan_jax.metrics.segmentation import overlap_scores
 
@@ -50,7 +50,7 @@ def group_figures(
                     "kind": kind,
                     "group": name,
                     "num_views": len(chosen),
-                    "dice": estimate_ratios([pooled["dice"]], weights)[0].to_json(),
+                    "dice": estimate(pooled["dice"], weights).to_json(),
                     **_detection(chosen, found, threshold, weights),
                 }
             )
@@ -95,9 +95,10 @@ def _detection(
     rows: Sequence[ViewRow], found: Events, threshold: float | None, weights: np.ndarray
 ) -> dict[str, Any]:
     scans = np.bincount(patient_numbers(rows), minlength=weights.shape[1])
+    (sensitivity,) = estimate_jointly(sensitivities(found, scans, [1.0]), weights)
     figures = {
         "num_lesions": int(found.lesions.sum()),
-        "sensitivity_at_1": estimate(sensitivity(found, scans, 1.0), weights).to_json(),
+        "sensitivity_at_1": sensitivity.to_json(),
         "reached": sensitivity_at(froc(found, len(rows)), 1.0).reached,
     }
     if threshold is not None:

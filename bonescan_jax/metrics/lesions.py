@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bonescan_jax.metrics import bootstrap
-from bonescan_jax.metrics.bootstrap import Statistic, estimate, estimate_ratios
+from bonescan_jax.metrics import weighted
+from bonescan_jax.metrics.bootstrap import Joint, Statistic, estimate, estimate_jointly
 from bonescan_jax.metrics.detection import (
     FALSE_POSITIVES,
     IOUS,
@@ -54,31 +54,30 @@ def lesion_figures(
         }
         if threshold is not None:
             figures[rule]["at_threshold"] = at_threshold(each, threshold, weights)
+    at_iou = {iou: events(rows, label, "overlap", iou=iou) for iou in IOUS}
     figures["average_precision_at_iou"] = {
-        str(iou): estimate(
-            average_precision(events(rows, label, "overlap", iou=iou)), weights
-        ).to_json()
-        for iou in IOUS
+        str(iou): estimate(average_precision(each), weights).to_json()
+        for iou, each in at_iou.items()
     }
     return figures
 
 
-def sensitivity(found: Events, scans: np.ndarray, rate: float) -> Statistic:
-    """`bootstrap.sensitivity` of events; `scans` (patients,) is what the rate counts by."""
-    return bootstrap.sensitivity(
-        *found.of_candidates(), lesions=found.lesions, scans=scans, rate=rate
+def sensitivities(found: Events, scans: np.ndarray, rates: Sequence[float]) -> Joint:
+    """`weighted.sensitivities` of events; `scans` (patients,) is what rates count by."""
+    return weighted.sensitivities(
+        *found.of_candidates(), lesions=found.lesions, scans=scans, rates=rates
     )
 
 
 def average_precision(found: Events) -> Statistic:
-    """`bootstrap.average_precision` of events."""
-    return bootstrap.average_precision(*found.of_candidates(), lesions=found.lesions)
+    """`weighted.average_precision` of events."""
+    return weighted.average_precision(*found.of_candidates(), lesions=found.lesions)
 
 
 def at_threshold(found: Events, threshold: float, weights: np.ndarray) -> dict[str, Any]:
     """Precision, recall and F1 at a threshold, and the numbers that they are made from."""
     ratios = operating_point(found, threshold)
-    estimates = estimate_ratios([*ratios.values()], weights)
+    estimates = estimate_jointly(weighted.together([*ratios.values()]), weights)
     hits, kept = (
         int(part.sum()) for part in (ratios["recall"].numerator, ratios["precision"].denominator)
     )
@@ -94,14 +93,12 @@ def at_threshold(found: Events, threshold: float, weights: np.ndarray) -> dict[s
 def _sensitivities(found: Events, scans: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Sensitivity at each rate of false positives, whether the curve gets there, and the mean."""
     curve = froc(found, int(scans.sum()))
-    statistics = {rate: sensitivity(found, scans, rate) for rate in FALSE_POSITIVES}
-    at_rates = {
-        str(rate): estimate(statistic, weights).to_json()
-        | {"reached": sensitivity_at(curve, rate).reached}
-        for rate, statistic in statistics.items()
-    }
-    mean = bootstrap.average([*statistics.values()])
-    return at_rates | {"mean": estimate(mean, weights).to_json()}
+    joint = weighted.with_average(sensitivities(found, scans, FALSE_POSITIVES))
+    *at_rates, mean = (each.to_json() for each in estimate_jointly(joint, weights))
+    return {
+        str(rate): each | {"reached": sensitivity_at(curve, rate).reached}
+        for rate, each in zip(FALSE_POSITIVES, at_rates, strict=True)
+    } | {"mean": mean}
 
 
 def _curve(found: Events, num_scans: int) -> dict[str, list[float]]:

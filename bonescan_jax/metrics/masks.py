@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from bonescan_jax.metrics import bootstrap
-from bonescan_jax.metrics.bootstrap import Ratio, estimate_ratios
+from bonescan_jax.metrics import weighted
+from bonescan_jax.metrics.bootstrap import estimate_jointly
 from bonescan_jax.metrics.rows import FOREGROUND, ViewRow, patient_numbers, pixel_counts
 from bonescan_jax.metrics.segmentation import overlap_scores
+from bonescan_jax.metrics.weighted import Ratio
 
 LESIONS = "lesions"  # the convention of what is averaged over lesions, not over pixels
 
@@ -39,7 +40,7 @@ def mask_figures(
                 for score, ratio in scores.items():
                     ratios[predictor, name, convention, score] = ratio
     figures: dict[str, dict[str, Any]] = {}
-    estimates = estimate_ratios([*ratios.values()], weights)
+    estimates = estimate_jointly(weighted.together([*ratios.values()]), weights)
     for (*path, score), each in zip(ratios, estimates, strict=True):
         place = figures
         for part in path:
@@ -69,7 +70,7 @@ def lesion_scores(rows: Sequence[ViewRow], label: int, num_patients: int) -> dic
     def mean(name: str, pairs: list[Any], is_share: bool = True) -> Ratio:
         values = np.array([getattr(lesion, name) for lesion, _ in pairs], np.float64)
         owners = np.array([patient for _, patient in pairs], np.int64)
-        return bootstrap.mean(values, owners, num_patients, is_share)
+        return weighted.mean(values, owners, num_patients, is_share)
 
     return {
         "dice": mean("dice", lesions),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bonescan_jax.metrics import bootstrap, calibration
+from bonescan_jax.metrics import calibration, weighted
 from bonescan_jax.metrics.bootstrap import estimate
 
 
@@ -40,8 +40,8 @@ def calibration_figures(
     of_patients = (patients, weights.shape[1])
     figures: dict[str, Any] = {"temperature": temperature}
     for way, values in ways.items():
-        brier = bootstrap.mean((values - labels) ** 2, *of_patients)
-        error = bootstrap.calibration_error(values, labels, *of_patients)
+        brier = weighted.mean((values - labels) ** 2, *of_patients)
+        error = weighted.calibration_error(values, labels, *of_patients)
         figures[way] = {
             "brier": estimate(brier, weights).to_json(),
             "calibration_error": estimate(error, weights).to_json(),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bonescan_jax.metrics.bootstrap import Ratio, by_patient, ratio
+from bonescan_jax.metrics.weighted import Ratio, by_patient, ratio
 from bonescan_jax.scans import CLASSES
 
 # Of (true positive, false positive, false negative) pixels: what is divided by what.

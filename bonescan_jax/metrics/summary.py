@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bonescan_jax.metrics import bootstrap
+from bonescan_jax.metrics import weighted
 from bonescan_jax.metrics.bootstrap import Statistic, draw_weights
 from bonescan_jax.metrics.calibration import control_missed_lesions, fit_temperature
 from bonescan_jax.metrics.classification import best_threshold, roc_auc
@@ -18,7 +18,7 @@ from bonescan_jax.metrics.detection import (
 )
 from bonescan_jax.metrics.groups import group_figures
 from bonescan_jax.metrics.images import image_figures, images_of
-from bonescan_jax.metrics.lesions import average_precision, lesion_figures, sensitivity
+from bonescan_jax.metrics.lesions import average_precision, lesion_figures, sensitivities
 from bonescan_jax.metrics.masks import images_with_class, lesion_scores, mask_figures
 from bonescan_jax.metrics.reliability import calibration_figures
 from bonescan_jax.metrics.rows import FOREGROUND, ViewRow, pixel_counts
@@ -123,8 +123,8 @@ def headline_statistics(rows: Sequence[ViewRow], selected: str) -> dict[str, Sta
     images = images_of(rows)
     patients, number = images.by_patient(), len(set(images.patients))
     statistics: dict[str, Statistic] = {
-        "image_auc": bootstrap.auc(*images, number),
-        "patient_auc": bootstrap.auc(*patients, number),
+        "image_auc": weighted.auc(*images, number),
+        "patient_auc": weighted.auc(*patients, number),
     }
     if not rows[0].pixels:
         return statistics
@@ -136,7 +136,8 @@ def headline_statistics(rows: Sequence[ViewRow], selected: str) -> dict[str, Sta
         statistics[f"lesion_dice_{name}"] = lesion_scores(rows, label, number)["dice"]
         statistics[f"average_precision_{name}"] = average_precision(found)
         for rate in FALSE_POSITIVES:
-            statistics[f"sensitivity_at_{rate:g}_{name}"] = sensitivity(found, scans, rate)
+            (at_rate,) = sensitivities(found, scans, [rate]).statistics
+            statistics[f"sensitivity_at_{rate:g}_{name}"] = at_rate
     return statistics
 
 

@@ -14,7 +14,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.report.asset import asset
 from bonescan_jax.report.chart import Line
 from bonescan_jax.report.figures import comparison_part, figures_part
-from bonescan_jax.report.parts import chart, number, number_cells, wide
+from bonescan_jax.report.parts import chart, number
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
 from bonescan_jax.runs.workdir import flatten
 from bonescan_jax.scans import CLASSES
@@ -31,18 +31,6 @@ MAIN_SETTINGS = (
     *("model.name", "model.filters", "model.levels", "model.norm", "model.deep_supervision"),
     *("model.dtype", "train.num_steps", "train.num_epochs", "train.num_examples"),
     *("train.batch_size", "train.learning_rate", "mesh.data", "mesh.spatial"),
-)
-SCORE_COLUMNS = {
-    "dice_pooled": "Dice, pooled",
-    "iou_pooled": "IoU, pooled",
-    "dice_per_image": "Dice per image",
-    "dice_per_image_with_false_positives": "Dice per image, with false alarms",
-}
-SCORE_NOTE = (
-    "Pooled: over the pixels of all images together. Per image: mean over the images that hold the "
-    "class; with false alarms: mean over the images that hold it or where it was predicted, so an "
-    "image with nothing but a false alarm counts 0. The brightness threshold is a detector "
-    "without learning, one for each class. A dash: not defined."
 )
 
 
@@ -219,41 +207,14 @@ def _scores_section(paths: Sequence[Path]) -> str:
 
 
 def _split_section(evaluation: dict) -> str:
-    split, predictors = str(evaluation.get("split", "")), evaluation.get("predictors") or {}
-    selected = evaluation.get("selected")
+    split = str(evaluation.get("split", ""))
     facts = f"{number(evaluation.get('num_images'), 0)} images, weights of step "
     facts += f"{number(evaluation.get('step'), 0)}"
     if auc := evaluation.get("image_auc"):
         facts += f"; AUC of abnormal against normal images {number(auc.get('auc'))} "
         facts += f"(95 % interval {number(auc.get('low'))} to {number(auc.get('high'))})"
     title = f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
-    if not predictors:  # whole images were classified: there are no pixels to score
-        return title + figures_part(evaluation)
-    anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
-    head = "".join(
-        f'<th scope="colgroup" colspan="{len(SCORE_COLUMNS)}">{name}, in '
-        f"{number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
-        for name in FOREGROUND
-    )
-    columns = "".join(f'<th scope="col">{column}</th>' for column in SCORE_COLUMNS.values())
-    rows = []
-    for name, scores in predictors.items():
-        used = ' class="selected"' if name == selected else ""
-        cells = (scores.get(each, {}).get(key) for each in FOREGROUND for key in SCORE_COLUMNS)
-        label = _predictor(name, selected)
-        rows.append(f'<tr{used}><th scope="row">{label}</th>{number_cells(cells)}</tr>')
-    return (
-        f'{title}{wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
-        f"<tr>{columns * len(FOREGROUND)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="note">{SCORE_NOTE}</p>{figures_part(evaluation)}'
-    )
-
-
-def _predictor(name: str, selected: str | None) -> str:
-    words = {"mean": "mean of the heads", "threshold": "brightness threshold"}
-    label = escape(words.get(name, name.replace("_", " ")))
-    return f"{label} <small>used</small>" if name == selected else label
+    return title + figures_part(evaluation)
 
 
 def _curves_section(records: dict[str, list[dict]], num_torn: int) -> str:
