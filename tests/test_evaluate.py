@@ -77,7 +77,7 @@ def test_a_spot_on_the_left_of_a_posterior_view_is_found_there(
     written = json.loads((workdir / "evaluation" / "test.json").read_text())
     assert scores["num_images"] == 6
     assert scores["dice_abnormal"] == 1
-    assert written["predictors"]["mean"]["abnormal"]["dice_pooled"] == 1
+    assert written["masks"]["mean"]["abnormal"]["pooled"]["dice"]["value"] == 1
     lesions = written["lesions"]["abnormal"]
     assert lesions["num_lesions"] == 3
     for rule in ("centre", "overlap"):

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bonescan_jax.metrics.rows import Candidate, ViewRow, pixel_counts, write_rows
-from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.rows import Candidate, ViewRow, write_rows
 from bonescan_jax.report import browser
 from bonescan_jax.report.page import write_report
 from bonescan_jax.report.pictures import Picture, encode_picture, picture_name
@@ -52,12 +51,10 @@ def write_run(
     (workdir / "config.json").write_text("{}")
     about = {"split": "test", "selected": "mean"}
     write_rows(workdir / "evaluation" / "test.rows.jsonl", about, rows)
-    scores = segmentation_scores(pixel_counts(rows, "mean")) if rows[0].pixels else {}
     evaluation = {
         "split": "test",
         "thresholds": {"candidates": THRESHOLDS},
         "selected": "mean",
-        "predictors": {"mean": scores, "threshold": scores} if scores else {},
     }
     lines = [{"step": step, "kind": "train", "loss": 1 / step} for step in range(1, 9)]
     (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
