@@ -78,6 +78,7 @@ def summarize(
     images = images_of(rows)
     auc = roc_auc(images.scores, images.labels, clusters=images.patients)
     figures = {
+        "selected": selected,
         "num_patients": weights.shape[1],
         "draws": len(weights),
         "image_auc": auc and auc._asdict(),
