@@ -47,7 +47,7 @@ from bonescan_jax.phantom.files import write_bs80k
 from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
 from bonescan_jax.scans.masks import most_probable_mask
 
-HOT = 4.0  # times as bright as bone: what is taken for a hot spot
+HOT = 3.0  # times as bright as bone: what is taken for a hot spot
 PREDICTORS = [
     f"{name}{kind}"
     for name in ("head_1", "head_2", "head_3", "head_4", "mean")
@@ -100,7 +100,7 @@ def made_up(image: np.ndarray, reference: float, noise: np.random.Generator) -> 
     rough = [
         cv2.resize(each, blurred.shape[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse
     ]
-    hot = expit(4 * (blurred - HOT + 0.5 * rough[0]))
+    hot = expit(3 * (blurred - HOT + 0.5 * rough[0]))
     abnormal = expit(0.5 + rough[1])
     return np.stack([1 - hot, hot * abnormal, hot * (1 - abnormal)], axis=-1)
 
