@@ -130,6 +130,8 @@ def test_masks_from_pixels_are_where_the_spots_are(
         (lesion,) = row.lesions
         assert lesion.box == box_of(row)
         assert 0 < lesion.area <= SIDE**2
+        (candidate,) = row.candidates
+        assert candidate.box == box_of(row) and len(candidate.overlaps) == 1
 
 
 def write_images(folder: Path) -> dict[str, int]:
