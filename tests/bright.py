@@ -25,24 +25,32 @@ BACKGROUND, SPOT = 10, 120  # mean counts of the scan; counts of a spot, too few
 
 
 class Bright(nnx.Module):
-    """Calls abnormal what is four times as bright as bone; both of its heads say the same."""
+    """Calls abnormal what is four times as bright as bone; both of its heads say the same.
+
+    Args:
+        in_all_views: of an example, at the same place of each, or in one alone.
+    """
 
     levels, supervised = 2, (1, 2)
 
-    def __init__(self) -> None:
+    def __init__(self, in_all_views: bool = False) -> None:
+        self.in_all_views = in_all_views
         self.limit = nnx.Param(jnp.float32(2))  # the input is the square root of brightness
 
     def __call__(self, image: jax.Array, train: bool) -> list[jax.Array]:
         """(B, H, W, V) to logits (B, H, W, 3 V), the classes of a view side by side."""
         del train
-        abnormal = jnp.where(image > self.limit[...], jnp.log(SCORE / (1 - SCORE)), -8)
+        bright = image > self.limit[...]
+        if self.in_all_views:
+            bright = jnp.broadcast_to(bright.all(-1, keepdims=True), bright.shape)
+        abnormal = jnp.where(bright, jnp.log(SCORE / (1 - SCORE)), -8)
         logits = jnp.stack([0 * image, abnormal, 0 * image - 20], -1)
         return [logits.reshape(*image.shape[:3], -1)] * len(self.supervised)
 
 
-def use_bright_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_bright_network(monkeypatch: pytest.MonkeyPatch, in_all_views: bool = False) -> None:
     """Lets every run have this network, whatever its config says; all else stays as it is."""
-    monkeypatch.setattr(segment, "build_model", lambda *_: Bright())
+    monkeypatch.setattr(segment, "build_model", lambda *_: Bright(in_all_views))
 
 
 def write_bright_run(workdir: Path, config: ml_collections.ConfigDict) -> Path:

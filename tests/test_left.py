@@ -178,6 +178,23 @@ def test_spots_of_files_are_found_where_they_are(
         assert found["notes"] == expected_notes(views, name, alone)
 
 
+def test_a_spot_that_both_cameras_see_lies_on_itself(
+    config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is at one place of the body, at mirrored columns, is at one place for the network."""
+    config.data.views = "both"
+    use_bright_network(monkeypatch, in_all_views=True)
+    run = write_bright_run(tmp_path / "run", config)
+    for study, column in (("1.1", WIDTH - 1 - 100), ("1.2", 100)):
+        scan_file(tmp_path / f"in/{study}a.dcm", "anterior", spot(100), study)
+        scan_file(tmp_path / f"in/{study}p.dcm", "posterior", spot(column), study)
+    result, problems = predict(run, tmp_path / "in", tmp_path / "out", "mean", 0)
+    assert (problems, result["pairs"], result["boxes_abnormal"]) == ([], 2, 2)
+    for name, column in (("1.1a-anterior", 100), ("1.1p-posterior", WIDTH - 1 - 100)):
+        (box,) = json.loads((tmp_path / "out" / f"{name}.json").read_text())["boxes"]
+        assert (box["xmin"], box["xmax"]) == box_around(column, 500)[::2]
+
+
 def expected_notes(views: str, name: str, alone: bool) -> list[str]:
     if views == "both" and alone:
         return ["read alone: the network was trained on both views together"]
