@@ -71,7 +71,7 @@ def write_run(
 
     monkeypatch.setattr(browser, "scan_pictures", scan_pictures)
     monkeypatch.setattr(browser, "data_fingerprint", lambda *_: "")
-    return Path(str(write_report(workdir, max_megabytes)["report"]))
+    return Path(str(write_report([workdir], max_megabytes)["report"]))
 
 
 def counts_of(rows: list[ViewRow], least: float, label: int = ABNORMAL) -> tuple[int, int, int]:
