@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 560, 300  # of the drawing, scaled by the page
 LEFT, RIGHT, TOP, BOTTOM = 64, 548, 56, 256  # of the plot within it
 MAX_POINTS = 1000  # per line: more cannot be distinguished at this width
 ROW, MAX_NAME = 18, 60  # height of a row of the legend, characters of a name in it
+BAR_STEP = 4  # between the intervals of lines
 
 
 class Line(NamedTuple):
@@ -81,11 +82,13 @@ def line_chart(
             f'<text x="{x:.1f}" y="{BOTTOM + 18}" text-anchor="middle">{_short(tick)}</text>'
         )
     parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
-    for line in lines:
+    for number, line in enumerate(lines):
+        aside = BAR_STEP * (number - (len(lines) - 1) / 2)  # bars do not hide each other
         placed = [place(*p) if all(map(math.isfinite, p)) else None for p in _thinned(line.points)]
         parts.append(_path(placed, line))
         parts += (
-            _bar(*place(x, low), place(x, high)[1], line.colour) for x, low, high in line.bars
+            _bar(place(x, low)[0] + aside, place(x, low)[1], place(x, high)[1], line.colour)
+            for x, low, high in line.bars
         )
     parts.append(_legend(lines, -above))
     return "".join((*parts, "</svg>"))

@@ -37,7 +37,21 @@ def run_section(run: Run) -> str:
         if rate := median_rate(train):
             rows.append(("images per second, median", f"{rate:.1f}"))
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
-    return f'<h2>How it was run</h2><dl class="settings">{items}</dl>'
+    return f'<h2>How it was run</h2>{_members(run)}<dl class="settings">{items}</dl>'
+
+
+def _members(run: Run) -> str:
+    """Where the settings of an evaluation come from; nothing of a run with its own."""
+    if run.config_folder == run.folder:
+        return ""
+    members = [
+        f"{each['workdir']} (step {each['step']}, {each['predictor']})"
+        for each in run.evaluation.get("members") or ()
+    ]
+    words = "Settings are those of the run that was evaluated"
+    if len(members) > 1:
+        words = "Several runs predict as one; settings are those of the first"
+    return f'<p class="note">{words}: {escape(", ".join(members))}.</p>'
 
 
 def duration(train: Sequence[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ Estimate = dict[str, Any]
 FOREGROUND = CLASSES[1:]
 WORST, HEADLINE_RATE = CLASSES[ABNORMAL], "1.0"
 STAR = "*"
+LONG = 40  # characters that deserve a wide column
 HEADLINE_NOTE = (
     "Small numbers are 95 % intervals over patients. Sensitivity at 1 FP: share of abnormal "
     "lesions found at one false positive a view; a star: the curve ends before, and this is what "
@@ -135,6 +136,11 @@ COLUMNS = {
 def headline(runs: Sequence[Run]) -> str:
     """A row for each run that was scored, with those of the folds of a cross-validation."""
     scored = [(run.name, run.evaluation, _weights(run)) for run in runs if run.evaluation]
+    scored += [
+        (f"{run.name}, pooled", pooled, "all folds together")
+        for run in runs
+        if (pooled := _pooled(run.evaluation))
+    ]
     folds = [each for each in with_folds(runs) if each not in runs and each.evaluation]
     scored += [(fold.name, fold.evaluation, _weights(fold)) for fold in folds]
     if not scored:
@@ -144,6 +150,12 @@ def headline(runs: Sequence[Run]) -> str:
     note = HEADLINE_NOTE + (BEST_NOTE if comparable else "")
     shown = _headline_table(title, scored, comparable)
     return f'<h2>{title}</h2>{shown}<p class="note">{note}</p>'
+
+
+def _pooled(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Of a cross-validation the scores of the predictions of all folds together."""
+    found = {name: value for name, value in evaluation.items() if name.startswith("pooled_")}
+    return {name.removeprefix("pooled_"): value for name, value in found.items()}
 
 
 def external(runs: Sequence[Run]) -> str:
@@ -173,6 +185,7 @@ def _headline_table(
     }
     rows = []
     for place, (name, _, words) in enumerate(scored):
+        long = " long" if len(words) > LONG else ""
         cells = []
         for column, estimates in values.items():
             estimate = estimates[place]
@@ -181,7 +194,7 @@ def _headline_table(
                 cell += STAR
             is_best = comparable and estimate and estimate["value"] == best[column]
             cells.append(f"<strong>{cell}</strong>" if is_best else cell)
-        rows.append((name, [*cells, f'<span class="words">{escape(words)}</span>']))
+        rows.append((name, [*cells, f'<span class="words{long}">{escape(words)}</span>']))
     return table(title, ["Run", *values, about], rows)
 
 
@@ -203,6 +216,8 @@ def _weights(run: Run) -> str:
         words = f"step {number(found['step'], 0)}"
     else:
         return "–"
+    if len(members) == 1:
+        words += f", {str(members[0]['predictor']).replace('_', ' ')}"
     if found.get("checkpoint") == "best":
         words += ", best in validation"
     if found.get("mirror"):
@@ -253,7 +268,7 @@ def _environment(run: Run) -> Iterator[str]:
         last.get("python"),
         packages.get("jax"),
         packages.get("flax"),
-        run.starts[0].get("time") if run.starts else None,
+        run.starts[0].get("time", "")[:16].replace("T", " ") if run.starts else None,
         len(run.starts) or None,
     ):
         yield escape(str(fact)) if fact is not None else "–"

@@ -141,7 +141,8 @@ def _several_runs(runs: Sequence[Run]) -> tuple[str, str]:
         differing_settings(single),
     )
     details = (
-        f"<details><summary>{escape(run.name)}</summary>{run_section(run)}{_scores_section(run)}"
+        f'<details class="run"><summary>{escape(run.name)}</summary>'
+        f"{run_section(run)}{_scores_section(run)}"
         f"{curves_section(run)}{settings_section(run)}</details>"
         for run in with_folds(runs)
     )
@@ -219,8 +220,9 @@ def _scores_section(run: Run) -> str:
 def _split_section(evaluation: dict) -> str:
     split, predictors = str(evaluation.get("split", "")), evaluation.get("predictors") or {}
     selected = evaluation.get("selected")
-    facts = f"{number(evaluation.get('num_images'), 0)} images, weights of step "
-    facts += f"{number(evaluation.get('step'), 0)}"
+    facts = f"{number(evaluation.get('num_images'), 0)} images"
+    if evaluation.get("step") is not None:
+        facts += f", weights of step {number(evaluation['step'], 0)}"
     if auc := evaluation.get("image_auc"):
         facts += f"; AUC of abnormal against normal images {number(auc.get('auc'))} "
         facts += f"(95 % interval {number(auc.get('low'))} to {number(auc.get('high'))})"
