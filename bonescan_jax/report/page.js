@@ -19,9 +19,10 @@ const LESION = data.boxes ? "lesion" : "abnormal image"; // what is to be found
 const element = (id) => document.getElementById(id);
 const scanOf = new Map(data.scans.map((scan) => [String(scan.patient), scan]));
 const state = {
+  run: 0,
   scan: null,
   label: 1, // the class that is counted
-  scores: data.classes.map((name) => data.thresholds[name]),
+  scores: [], // least ones, of the classes
   level: 100, // percent
   transfer: "linear",
   zoom: 0,
@@ -29,6 +30,22 @@ const state = {
 };
 let shown = []; // patients in the list, in order
 let drawn = []; // pictures of the scan: {canvas, grey, name, view, factor}
+
+// ---- run ---------------------------------------------------------------------------------------
+
+let curves = []; // of the classes
+
+/** Puts what this run found into the scans, and starts from its thresholds. */
+function chooseRun(number) {
+  const run = data.runs[number];
+  state.run = number;
+  state.scores = data.classes.map((name) => run.thresholds[name]);
+  data.scans.forEach((scan, i) => {
+    scan.dice = run.scans[i].dice;
+    scan.views.forEach((view, j) => Object.assign(view, run.scans[i].views[j]));
+  });
+  curves = data.classes.map((_, i) => frocCurve(i + 1));
+}
 
 // ---- counts ------------------------------------------------------------------------------------
 
@@ -71,7 +88,6 @@ function some(value, one, many = `${one}s`) {
 const SVG = "http://www.w3.org/2000/svg";
 const PLOT = { left: 52, right: 312, top: 8, bottom: 118, least: 0.03 };
 const numViews = data.scans.reduce((sum, scan) => sum + scan.views.length, 0);
-const curves = data.classes.map((_, i) => frocCurve(i + 1));
 
 function frocCurve(label) {
   const views = data.scans.flatMap((scan) => scan.views);
@@ -491,6 +507,7 @@ function openScan(scan) {
 /** Writes what is shown into the address; only when a control is released: browsers limit it. */
 function keepLink() {
   const link = new URLSearchParams({
+    ...(data.runs.length > 1 ? { run: data.runs[state.run].name } : {}),
     scan: state.scan.patient, level: state.level, transfer: state.transfer, zoom: state.zoom,
     two: Number(state.two), class: data.classes[state.label - 1],
     score: state.scores[state.label - 1],
@@ -502,6 +519,8 @@ function keepLink() {
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
   const scan = scanOf.get(link.get("scan"));
+  const run = data.runs.findIndex(({ name }) => name === link.get("run"));
+  if (run >= 0) chooseRun(run);
   const within = (name, low, high, otherwise) => {
     const value = parseFloat(link.get(name));
     return value >= low && value <= high ? value : otherwise;
@@ -516,6 +535,7 @@ function readLink() {
 }
 
 function showControls() {
+  element("run").value = state.run;
   element("class").value = state.label;
   element("score").value = state.scores[state.label - 1];
   element("level").value = state.level;
@@ -540,6 +560,13 @@ function onScore() {
   showList();
   showSummary();
   repaint();
+}
+
+function onRun(event) {
+  chooseRun(Number(event.target.value));
+  showControls();
+  showList();
+  openScan(state.scan);
 }
 
 function onDisplay(event) {
@@ -580,6 +607,9 @@ function checkbox(id, text, mark) {
 }
 
 function start() {
+  data.runs.forEach(({ name }, i) => element("run").append(new Option(name, i)));
+  element("runs").hidden = data.runs.length === 1;
+  chooseRun(0);
   data.classes.forEach((name, i) => element("class").append(new Option(name, i + 1)));
   checkbox("outline-truth", "annotated", "solid");
   checkbox("outline-prediction", "predicted", "dashed");
@@ -593,6 +623,7 @@ function start() {
   openScan(asked ?? shown[0] ?? data.scans[0]);
   if (asked) element("viewer").scrollIntoView();
 
+  element("run").addEventListener("change", onRun);
   element("class").addEventListener("change", (event) => {
     state.label = Number(event.target.value);
     showControls();
