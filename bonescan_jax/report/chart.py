@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from bonescan_jax.report.style import DASHES
+
 WIDTH, HEIGHT = 560, 300  # of the drawing, scaled by the page
 LEFT, RIGHT, TOP, BOTTOM = 64, 548, 56, 256  # of the plot within it
 MAX_POINTS = 1000  # per line: more cannot be distinguished at this width
@@ -19,7 +21,7 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float]]
     colour: str
     width: float = 2.0
-    dashes: str = ""  # lengths of strokes and gaps, as SVG has them
+    dashes: str | None = None  # lengths of strokes and gaps, as SVG has them; None: by its place
     bars: Sequence[tuple[float, float, float]] = ()  # x and the ends of an interval of y
 
 
@@ -46,6 +48,10 @@ def line_chart(
     Raises:
         ValueError: there is no finite point.
     """
+    lines = [
+        line._replace(dashes=DASHES[place % len(DASHES)]) if line.dashes is None else line
+        for place, line in enumerate(lines)
+    ]
     finite = [p for line in lines for p in line.points if all(map(math.isfinite, p))]
     if not finite:
         raise ValueError(f"chart {title!r} has no finite point")

@@ -36,6 +36,8 @@ def run_section(run: Run) -> str:
         rows += [("steps taken", f"{train[-1]['step']:,}"), ("time", duration(train))]
         if rate := median_rate(train):
             rows.append(("images per second, median", f"{rate:.1f}"))
+    if not rows:
+        return ""
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
     return f'<h2>How it was run</h2>{_members(run)}<dl class="settings">{items}</dl>'
 

@@ -8,13 +8,13 @@ from bonescan_jax.report.details import series
 from bonescan_jax.report.figures import sensitivity_bars
 from bonescan_jax.report.parts import chart
 from bonescan_jax.report.runs import Run
-from bonescan_jax.report.style import PALETTE, RUN_COLOURS, RUN_DASHES
+from bonescan_jax.report.style import DASHES, RUN_COLOURS
 from bonescan_jax.scans import CLASSES
 
 FOREGROUND = CLASSES[1:]
-MAX_LINES = len(RUN_COLOURS) * len(RUN_DASHES)  # that can be told apart
+MAX_LINES = len(RUN_COLOURS) * len(DASHES)  # that can be told apart
 MAX_BARS = 3  # lines with intervals: more would hide each other
-IDEAL = Line("ideal", [(0.0, 0.0), (1.0, 1.0)], PALETTE[1], 1.0)
+IDEAL = Line("ideal", [(0.0, 0.0), (1.0, 1.0)], "#7b8794", 1.0, "4 4")
 
 Points = list[tuple[float, float]]
 
@@ -54,7 +54,7 @@ def _lines(runs: Sequence[Run], points: Callable[[dict[str, Any]], Points]) -> l
 
 def _line(place: int, name: str, points: Points) -> Line:
     colour = RUN_COLOURS[place % len(RUN_COLOURS)]
-    return Line(name, points, colour, dashes=RUN_DASHES[place % len(RUN_DASHES)])
+    return Line(name, points, colour, dashes=DASHES[place % len(DASHES)])
 
 
 def _froc(runs: Sequence[Run], name: str) -> str:

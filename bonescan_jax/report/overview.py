@@ -16,11 +16,11 @@ FOREGROUND = CLASSES[1:]
 WORST, HEADLINE_RATE = CLASSES[ABNORMAL], "1.0"
 STAR = "*"
 LONG = 40  # characters that deserve a wide column
-HEADLINE_NOTE = (
-    "Small numbers are 95 % intervals over patients. Sensitivity at 1 FP: share of abnormal "
-    "lesions found at one false positive a view; a star: the curve ends before, and this is what "
-    "it had reached. AP: average precision of abnormal lesions. Dice: over the pixels of all "
-    "images. AUC: is there anything abnormal?"
+HEADLINE_NOTE = "Small numbers are 95 % intervals over patients. AUC: is there anything abnormal?"
+LESIONS_NOTE = (
+    " Sensitivity at 1 FP: share of abnormal lesions found at one false positive a view; a star: "
+    "the curve ends before, and this is what it had reached. AP: average precision of abnormal "
+    "lesions. Dice: over the pixels of all images."
 )
 BEST_NOTE = (
     " The highest value of a column is bold; whether it is higher by more than chance, only a "
@@ -64,7 +64,8 @@ def _scored_on(run: Run) -> str:
     data = run.settings.get("data") or {}
     name = str(found.get("data") or data.get("name") or "the data set")
     place = found.get("data_dir") or data.get("dir")
-    scans = _some(found.get("num_images", found.get("images")), "view")
+    what = "view" if found.get("lesions") or run.folds else "image"
+    scans = _some(found.get("num_images", found.get("images")), what)
     if found.get("num_patients"):
         scans += f" of {_some(found['num_patients'], 'patient')}"
     lesions = [
@@ -112,7 +113,7 @@ def _at(*path: str, flat: str) -> Callable[[dict[str, Any]], Estimate | None]:
         if isinstance(found, dict) and found.get("value") is not None:
             return found
         value = evaluation.get(flat)
-        return None if value is None else {"value": value}
+        return {"value": value} if isinstance(value, int | float) else None
 
     return read
 
@@ -129,6 +130,7 @@ COLUMNS = {
         *("lesions", WORST, "centre", "average_precision"), flat=f"average_precision_{WORST}"
     ),
     **{f"Dice, {name}": _dice(name) for name in FOREGROUND},
+    "AUC of images": _at("images", "auc", flat="image_auc"),
     "AUC of patients": _at("patients", "auc", flat="patient_auc"),
 }
 
@@ -148,6 +150,8 @@ def headline(runs: Sequence[Run]) -> str:
     comparable = len({_views(found) for _, found, _ in scored}) == 1 < len(scored)
     title = "Headline figures"
     note = HEADLINE_NOTE + (BEST_NOTE if comparable else "")
+    if any(COLUMNS["AP"](found) or _dice(WORST)(found) for _, found, _ in scored):
+        note += LESIONS_NOTE
     shown = _headline_table(title, scored, comparable)
     return f'<h2>{title}</h2>{shown}<p class="note">{note}</p>'
 

@@ -329,5 +329,18 @@ def test_of_classified_images_the_score_moves_the_counts_of_images(driver, tmp_p
         assert totals.startswith(f"{found} of {sum(row.abnormal for row in rows)} abnormal images")
         assert f", {alarms} false alarms" in totals
     assert not by_id(driver, "froc").is_displayed()
-    assert not by_id(driver, "findings").is_displayed()
+    least = 0.25
+    said = driver.execute_script(
+        "return [...document.querySelectorAll('#findings tbody tr')].map("
+        "(row) => [...row.children].map((cell) => cell.textContent))"
+    )
+    captions = [each.text for each in driver.find_elements(By.CSS_SELECTOR, "#pictures p")]
+    patient = int(by_id(driver, "scan-title").text.split()[1])
+    for row, cells, caption in zip(of_patients(rows)[patient], said, captions, strict=True):
+        word = "abnormal" if row.abnormal else "normal"
+        found = row.score >= least
+        result = ("hit" if found else "missed") if row.abnormal else ""
+        result = result or ("false alarm" if found else "left out")
+        assert cells == [row.view, word, result, f"{row.score:.3f}"]
+        assert caption.startswith(f"{word}, score") and caption.endswith(result)
     assert driver.get_log("browser") == []
