@@ -18,7 +18,7 @@ from bonescan_jax.tasks import segment
 from bonescan_jax.train_step import make_initial_state
 from tests.layout import FOLDERS, voc
 
-STEP = 7  # of the checkpoint of a bright run
+STEP = 7  # of the checkpoint of `write_run`
 SCORE = 0.9  # that the network gives to what is bright
 SIDE = 9  # pixels of a spot
 BACKGROUND, SPOT = 10, 120  # mean counts of the scan; counts of a spot, too few to run over
@@ -53,8 +53,11 @@ def use_bright_network(monkeypatch: pytest.MonkeyPatch, in_all_views: bool = Fal
     monkeypatch.setattr(segment, "build_model", lambda *_: Bright(in_all_views))
 
 
-def write_bright_run(workdir: Path, config: ml_collections.ConfigDict) -> Path:
-    """Writes config and checkpoint of a run; needs `use_bright_network`, as all that reads it."""
+def write_run(workdir: Path, config: ml_collections.ConfigDict) -> Path:
+    """Writes config and checkpoint of a run that was not trained.
+
+    Call `use_bright_network` before, or its weights are random.
+    """
     config.mesh.data = 1
     workdir.mkdir()
     write_config(workdir, config)

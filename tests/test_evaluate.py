@@ -1,6 +1,7 @@
 """Evaluation: any number of devices gives the same scores; data that moved or changed are told."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +10,71 @@ import ml_collections
 import pytest
 
 from bonescan_jax import evaluate as evaluation
-from bonescan_jax import trained
 from bonescan_jax.cluster.mesh import make_evaluation_mesh
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import evaluate
-from bonescan_jax.metrics.rows import read_rows
-from bonescan_jax.train import train
+from bonescan_jax.metrics.rows import ViewRow, read_rows
 from bonescan_jax.trained import Choice
 from tests.bright import write_spots
+from tests.faults.processes import finish, start_verb
 
 
-def test_any_number_of_devices_gives_the_scores_of_the_training(
-    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run of one step, to write scores to."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def assert_same_rows(rows: list[ViewRow], others: list[ViewRow]) -> None:
+    """All but scores, which are sums in another order, is the same."""
+    for row, other in zip(rows, others, strict=True):
+        assert other.score == pytest.approx(row.score, rel=1e-4)
+        assert other._replace(score=0, candidates=()) == row._replace(score=0, candidates=())
+        for one, same in zip(row.candidates, other.candidates, strict=True):
+            assert same.score == pytest.approx(one.score, rel=1e-4)
+            assert one._replace(score=0, overlaps=()) == same._replace(score=0, overlaps=())
+
+
+def rows_of(run: Path, split: str) -> list[ViewRow]:
+    return read_rows(run / "evaluation" / f"{split}.rows.jsonl")[1]
+
+
+def test_any_number_of_devices_gives_the_same_rows(run: Path, monkeypatch: pytest.MonkeyPatch):
     """Trained on 4 × 2 devices; 1, 2, 3 and 8 score it."""
-    small_config.train.num_steps = 1
-    small_config.mesh.update({"data": 4, "spatial": 2})
-    train(small_config, tmp_path)
     scores, rows = [], []
     for count in (1, 2, 3, 8):
         mesh = make_evaluation_mesh(jax.devices()[:count])
         monkeypatch.setattr(evaluation, "make_evaluation_mesh", lambda mesh=mesh: mesh)
-        scores.append(evaluate([tmp_path], "test", Choice("mean")))
-        rows.append(read_rows(tmp_path / "evaluation" / "test.rows.jsonl")[1])
+        scores.append(evaluate([run], "test", Choice("mean")))
+        rows.append(rows_of(run, "test"))
     names = ("dice_abnormal", "dice_normal", "num_images", "step")
     for other in scores[1:]:
         assert [other[name] for name in names] == pytest.approx([scores[0][name] for name in names])
-    for row, *others in zip(*rows, strict=True):
-        for other in others:
-            assert other.score == pytest.approx(row.score, rel=1e-4)
-            assert other._replace(score=0, candidates=()) == row._replace(score=0, candidates=())
-            for one, same in zip(row.candidates, other.candidates, strict=True):
-                assert one._replace(score=0, overlaps=()) == same._replace(score=0, overlaps=())
+    for others in rows[1:]:
+        assert_same_rows(rows[0], others)
 
-    evaluate([tmp_path], "test", Choice("mean"), against=tmp_path)
-    compared = json.loads((tmp_path / "evaluation" / "test_against.json").read_text())
+    evaluate([run], "test", Choice("mean"), against=run)
+    compared = json.loads((run / "evaluation" / "test_against.json").read_text())
     assert {each["value"] for each in compared["differences"].values()} <= {0, None}
     with pytest.raises(InputError, match="nobody/evaluation/test.rows.jsonl"):
-        evaluate([tmp_path], "test", Choice("mean"), against=tmp_path / "nobody")
+        evaluate([run], "test", Choice("mean"), against=run / "nobody")
+
+
+def test_two_processes_give_the_rows_of_one_and_keep_those_of_the_validation(
+    run: Path, trained: Path, tmp_path: Path
+):
+    other = shutil.copytree(trained, tmp_path / "other")
+    evaluate([run], "test", Choice("mean"))
+    command = ["evaluate", f"--workdir={other}", "--predictor=mean"]
+    for said in (tmp_path / "first", tmp_path / "second"):
+        finish(said, start_verb(command, said, tmp_path / "cache", processes=2))
+        for split in ("test", "validation"):
+            assert_same_rows(rows_of(run, split), rows_of(other, split))
+        written = (other / "evaluation" / "validation.rows.jsonl").stat()
+        if said.name == "first":
+            first = written
+    assert (written.st_ino, written.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
 def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
@@ -60,7 +87,7 @@ def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
         seen.update(config.data)
         raise InputError("far enough")
 
-    monkeypatch.setattr(trained, "load_network", stop)
+    monkeypatch.setattr("bonescan_jax.trained.load_network", stop)
     with pytest.raises(InputError, match="far enough"):
         evaluate([tmp_path], "test", Choice("mean"), changes={"data.dir": "elsewhere"})
     assert seen["dir"] == "elsewhere"
@@ -69,12 +96,9 @@ def test_data_that_moved_are_named_and_the_rest_of_the_config_stays(
 
 
 def test_other_data_than_those_of_the_training_are_told(
-    small_config: ml_collections.ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     """Prepared from the same patients with another split: some of the test were trained on."""
-    small_config.train.num_steps = 1
-    run = tmp_path / "run"
-    train(small_config, run)
     assert evaluate([run], "test", Choice("mean"))["same_data"] is True
     assert "trained on" not in capsys.readouterr().err
     source = write_spots(tmp_path / "source", 10)

@@ -31,7 +31,7 @@ from tests.bright import (
     spot,
     spot_of,
     use_bright_network,
-    write_bright_run,
+    write_run,
     write_spots,
 )
 from tests.report.test_scan_data import decoded
@@ -69,7 +69,7 @@ def test_spots_are_scored_and_shown_where_they_are(
     config: ml_collections.ConfigDict, tmp_path: Path, views: str
 ):
     config.data.views = views
-    run = write_bright_run(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     scores = evaluate([run], "test", Choice("mean"))
     expected = [view for view in VIEWS if views in ("both", "each", view)]
     assert (scores["num_images"], scores["step"]) == (TEST_PATIENTS * len(expected), STEP)
@@ -124,7 +124,7 @@ def test_masks_from_pixels_are_where_the_spots_are(
 ):
     """The recipe that looks at pixels for the mask in a box."""
     config.data.update({"views": "both", "mask": "otsu"})
-    run = write_bright_run(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     evaluate([run], "test", Choice("mean"))
     _, rows = read_rows(run / "evaluation" / "test.rows.jsonl")
     for row in rows:
@@ -160,7 +160,7 @@ def test_spots_of_files_are_found_where_they_are(
 ):
     """In mask, box and overlay, of views in a pair and alone."""
     config.data.views = views
-    run = write_bright_run(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     columns = write_images(tmp_path / "in")
     out = tmp_path / "out"
     result, problems = predict([run], tmp_path / "in", out, Choice("mean"))
@@ -185,7 +185,7 @@ def test_a_spot_that_both_cameras_see_lies_on_itself(
     """What is at one place of the body, at mirrored columns, is at one place for the network."""
     config.data.views = "both"
     use_bright_network(monkeypatch, in_all_views=True)
-    run = write_bright_run(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     for study, column in (("1.1", WIDTH - 1 - 100), ("1.2", 100)):
         scan_file(tmp_path / f"in/{study}a.dcm", "anterior", spot(100), study)
         scan_file(tmp_path / f"in/{study}p.dcm", "posterior", spot(column), study)

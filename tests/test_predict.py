@@ -12,7 +12,6 @@ import pytest
 import bonescan_jax.predict
 from bonescan_jax.cli.main import main
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.inspect import inspect_files
 from bonescan_jax.phantom.dicom import write_dicom
@@ -21,32 +20,17 @@ from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.scans.files import read_view_headers
 from bonescan_jax.scans.listing import list_image_files
 from bonescan_jax.scans.pairing import pair_headers
-from bonescan_jax.train import train
 from bonescan_jax.trained import Choice, load_network
-from tests.bright import jpeg, spot, use_bright_network, write_bright_run
+from tests.bright import jpeg, spot, use_bright_network, write_run
 from tests.hot_spots import sprinkled_jpeg
 from tests.layout import write_layout, zip_layout
 from tests.scans.dicom_files import PIXELS, nm_dataset, save, scan_file
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """A run of one step: its findings mean nothing, their form does."""
-    config = default_config()
-    config.data.dir, config.data.name = str(data_dir), "phantom"
-    config.data.crop_height = config.data.crop_width = 64
-    config.model.filters, config.model.levels, config.model.dtype = (4, 8, 8), 2, "float32"
-    config.train.batch_size, config.train.num_steps, config.train.warmup_steps = 8, 1, 0
-    config.evaluate.batch_size = 8
-    path = tmp_path_factory.mktemp("run")
-    train(config, path)
-    return path
-
-
-def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
+def test_a_png_smaller_than_a_scan(trained: Path, tmp_path: Path):
     pixels = np.random.default_rng(0).poisson(300, (900, 200)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    result, problems = predict([workdir], tmp_path / "a.png", tmp_path / "out", Choice("mean"))
+    result, problems = predict([trained], tmp_path / "a.png", tmp_path / "out", Choice("mean"))
     assert problems == []
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     mask = cv2.imread(str(tmp_path / "out" / found["mask"]), cv2.IMREAD_UNCHANGED)
@@ -64,34 +48,29 @@ def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
         assert {"abnormal": 1, "normal": 2}[box["label"]] in inside
 
 
-def test_notes_are_beside_the_findings(workdir: Path, tmp_path: Path):
+def test_notes_are_beside_the_findings(trained: Path, tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(sprinkled_jpeg())
     save(nm_dataset(PIXELS["anterior"][None]), tmp_path / "b.dcm")
     for name, phrase in (("a.jpg", "times as rough as noise"), ("b.dcm", "which view this is")):
-        predict([workdir], tmp_path / name, tmp_path / "out", Choice("mean"))
+        predict([trained], tmp_path / name, tmp_path / "out", Choice("mean"))
         (note,) = json.loads((tmp_path / "out" / name[0]).with_suffix(".json").read_text())["notes"]
         assert phrase in note
 
 
-def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
+def test_a_folder_in_the_layout_of_bs80k(trained: Path, tmp_path: Path):
     """Both folders hold a 1.jpg: neither may overwrite the other."""
     source = write_layout(tmp_path / "source", (1, 2, 3))
-    result, _ = predict([workdir], source, tmp_path / "out", Choice("head_1"))
+    result, _ = predict([trained], source, tmp_path / "out", Choice("head_1"))
     assert result["views"] == 6
     assert len(list((tmp_path / "out").rglob("*.json"))) == 6
-    assert predict([workdir], source, tmp_path / "two", Choice("mean"), limit=2)[0]["views"] == 2
+    assert predict([trained], source, tmp_path / "two", Choice("mean"), limit=2)[0]["views"] == 2
 
 
 def test_a_network_of_both_views_takes_them_together_or_one(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = default_config()
-    config.data.dir, config.data.name, config.data.views = str(data_dir), "phantom", "both"
-    config.data.crop_height = config.data.crop_width = 64
-    config.model.filters, config.model.levels, config.model.dtype = (4, 8, 8), 2, "float32"
-    config.train.batch_size, config.train.num_steps, config.train.warmup_steps = 8, 1, 0
-    config.evaluate.batch_size = 8
-    train(config, tmp_path / "run")
+    small_config.data.views = "both"
+    run = write_run(tmp_path / "run", small_config)
     seen = []
     finder = bonescan_jax.predict._Finder.__call__
 
@@ -101,24 +80,19 @@ def test_a_network_of_both_views_takes_them_together_or_one(
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
     source = write_layout(tmp_path / "source", (1, 2))
-    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 4
+    assert predict([run], source, tmp_path / "out", Choice("mean"))[0]["views"] == 4
     assert seen == [[0, 1], [0, 1]]
     (source / "wholeBodyANT" / "1.jpg").unlink()
-    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 3
+    assert predict([run], source, tmp_path / "out", Choice("mean"))[0]["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
     write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
-    assert (
-        predict([tmp_path / "run"], tmp_path / "dicom", tmp_path / "out", Choice("mean"))[0][
-            "views"
-        ]
-        == 8
-    )
+    assert predict([run], tmp_path / "dicom", tmp_path / "out", Choice("mean"))[0]["views"] == 8
     assert seen[4:] == [[0, 1]] * 4
 
 
-def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
-    config = read_config(workdir)
-    network, weights, _ = load_network(config, workdir, make_mesh(config))
+def test_a_pruned_network_finds_what_its_head_finds(trained: Path):
+    config = read_config(trained)
+    network, weights, _ = load_network(config, trained, make_mesh(config))
     pruned, kept = network.prune(weights, "head_1")
     image = np.random.default_rng(0).random((1, 64, 64, 1)).astype(np.float32)
     all_heads, _ = network.apply(weights["params"], weights["stats"], image, False)
@@ -127,12 +101,12 @@ def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
     assert len(kept["params"]["nodes"]) == 3
 
 
-def test_bad_input_is_named(workdir: Path, tmp_path: Path):
+def test_bad_input_is_named(trained: Path, tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     with pytest.raises(InputError, match="nothing.jpg: does not exist"):
-        predict([workdir], tmp_path / "nothing.jpg", tmp_path / "out", Choice("mean"))
+        predict([trained], tmp_path / "nothing.jpg", tmp_path / "out", Choice("mean"))
     result, (problem,) = predict(
-        [workdir], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean")
+        [trained], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean")
     )
     assert (result["views"], result["skipped"]) == (0, 1)
     assert problem.startswith(f"{tmp_path / 'broken.jpg'}: ")
@@ -155,7 +129,7 @@ def bright_run(
 
     def make(views: str) -> Path:
         small_config.data.views = views
-        return write_bright_run(tmp_path / "run", small_config)
+        return write_run(tmp_path / "run", small_config)
 
     return make
 
@@ -347,10 +321,10 @@ def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, bright_run)
     ]
 
 
-def test_settings_that_belong_to_the_run_cannot_be_changed(workdir: Path, tmp_path: Path):
+def test_settings_that_belong_to_the_run_cannot_be_changed(trained: Path, tmp_path: Path):
     source = write_layout(tmp_path / "source", (1,))
     changes = {"evaluate.min_area": 10**6}
-    result, _ = predict([workdir], source, tmp_path / "out", Choice("mean"), changes=changes)
+    result, _ = predict([trained], source, tmp_path / "out", Choice("mean"), changes=changes)
     assert result["views"] and not result["boxes_abnormal"] and not result["boxes_normal"]
     with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
-        predict([workdir], source, tmp_path / "out", Choice("mean"), changes={"model.levels": 1})
+        predict([trained], source, tmp_path / "out", Choice("mean"), changes={"model.levels": 1})
