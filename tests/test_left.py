@@ -75,7 +75,7 @@ def test_spots_are_scored_and_shown_where_they_are(
     assert (scores["num_images"], scores["step"]) == (TEST_PATIENTS * len(expected), STEP)
     assert scores["dice_abnormal"] == 1
     written = json.loads((run / "evaluation" / "test.json").read_text())
-    assert written["predictors"]["mean"]["abnormal"]["dice_pooled"] == 1
+    assert written["masks"]["mean"]["abnormal"]["pooled"]["dice"]["value"] == 1
     lesions = written["lesions"]["abnormal"]
     assert lesions["num_lesions"] == TEST_PATIENTS * len(expected)
     for rule in ("centre", "overlap"):
@@ -96,7 +96,7 @@ def test_spots_are_scored_and_shown_where_they_are(
 
 def check_report(run: Path, rows: list[ViewRow]) -> None:
     """Boxes in the data of the page, and spots in its pictures."""
-    html = Path(str(write_report(run)["report"])).read_text()
+    html = Path(str(write_report([run])["report"])).read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
     shown = {
         (scan["patient"], view["view"]): view for scan in data["scans"] for view in scan["views"]

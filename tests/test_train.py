@@ -357,13 +357,11 @@ def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDi
         name: result[name] for name in ("dice_abnormal", "dice_normal")
     }
     written = json.loads((tmp_path / "evaluation" / "validation.json").read_text())
-    assert list(written["predictors"]) == ["head_1", "head_2", "mean", "threshold"]
-    assert (
-        evaluate([tmp_path], "test", Choice("head_1"))["dice_abnormal"]
-        == (json.loads((tmp_path / "evaluation" / "test.json").read_text()))["predictors"][
-            "head_1"
-        ]["abnormal"]["dice_pooled"]
-    )
+    assert list(written["masks"]) == ["head_1", "head_2", "mean", "threshold"]
+    of_head = evaluate([tmp_path], "test", Choice("head_1"))
+    written = json.loads((tmp_path / "evaluation" / "test.json").read_text())
+    pooled = written["masks"]["head_1"]["abnormal"]["pooled"]
+    assert of_head["dice_abnormal"] == pooled["dice"]["value"]
     _, rows = read_rows(rows_file(tmp_path, "validation"))
     found, invented, missed = pixel_counts(rows, scores["selected"])[:, 0].sum(0)
     assert scores["dice_abnormal"] == pytest.approx(2 * found / (2 * found + invented + missed))

@@ -3,13 +3,8 @@
 The views, regions and lesions of a patient are not independent, so what is drawn again and again
 is patients, each with all that belongs to it (the cluster bootstrap; Davison and Hinkley 1997,
 "Bootstrap Methods and their Application", section 3.8, doi 10.1017/CBO9780511802843). A resample
-is a vector that says how often each patient was drawn, and a score is a function of such weights:
-2,000 resamples are then a few products of matrices instead of 2,000 evaluations. Two runs on the
-same patients are compared on the same resamples.
-
-Arrays about items (views, regions, candidates) have an array `patients` beside them, the number
-of each item's patient, which counts from 0 to `num_patients - 1`; `np.unique` with
-`return_inverse=True` makes it from names.
+is a vector that says how often each patient was drawn, and a score is a function of such weights
+(`weighted`). Two runs on the same patients are compared on the same resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,17 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 from scipy.special import expit, logit
 from scipy.stats import norm, t
-
-from bonescan_jax.metrics.calibration import equal_mass_bins
 
 DRAWS = 2000
 # With fewer patients of a kind the resamples say little of how such patients differ.
 FEWEST_PATIENTS = 10
-# Numbers of a matrix that is computed at once, 32 MB.
-CHUNK = 2**22
+NOTHING = "nothing to compute it from"
 
 # (draws, patients) weights to (draws,) values.
 OfWeights = Callable[[np.ndarray], np.ndarray]
@@ -55,6 +46,13 @@ class Statistic:
         return float(self.of_weights(np.ones((1, num_patients)))[0])
 
 
+class Joint(NamedTuple):
+    """Scores of the same patients that are cheaper to compute together than one by one."""
+
+    statistics: Sequence[Statistic]
+    of_weights: OfWeights  # to (scores, draws) values
+
+
 class Estimate(NamedTuple):
     """A score and its interval."""
 
@@ -62,6 +60,13 @@ class Estimate(NamedTuple):
     low: float | None  # None: no interval
     high: float | None
     reason: str | None  # why there is no value or no interval
+
+    def to_json(self) -> dict[str, float | str | None]:
+        """{"value", "low", "high"}, and "reason" where there is one."""
+        values = self._asdict()
+        if self.reason is None:
+            del values["reason"]
+        return values
 
 
 def draw_weights(num_patients: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -99,13 +104,31 @@ def estimate(statistic: Statistic, weights: np.ndarray, confidence: float = 0.95
         that the score needs, or if all resamples agree: a sensitivity of 1 is not certain because
         no lesion was missed among those at hand.
     """
-    value = statistic.value()
-    if np.isnan(value):
-        return Estimate(None, None, None, "nothing to compute it from")
-    reason = missing_support(statistic)
-    if reason is not None:
-        return Estimate(value, None, None, reason)
-    values, number = statistic.of_weights(weights), rarest(statistic)
+    joint = Joint([statistic], lambda some: statistic.of_weights(some)[None])
+    return estimate_jointly(joint, weights, confidence)[0]
+
+
+def estimate_jointly(joint: Joint, weights: np.ndarray, confidence: float = 0.95) -> list[Estimate]:
+    """Give scores that are computed together their intervals, each as `estimate` does."""
+    observed = joint.of_weights(np.ones((1, weights.shape[1])))[:, 0]
+    estimates = []
+    for statistic, value, values in zip(
+        joint.statistics, observed, joint.of_weights(weights), strict=True
+    ):
+        reason = NOTHING if np.isnan(value) else missing_support(statistic)
+        if reason is None:
+            estimates.append(_with_interval(statistic, float(value), values, confidence))
+        else:
+            known = None if np.isnan(value) else float(value)
+            estimates.append(Estimate(known, None, None, reason))
+    return estimates
+
+
+def _with_interval(
+    statistic: Statistic, value: float, values: np.ndarray, confidence: float
+) -> Estimate:
+    """The interval from the (draws,) values of the resamples; as `estimate` says."""
+    number = rarest(statistic)
     # A resample without any patient of a kind has no value and does not count.
     if np.nanmax(values) - np.nanmin(values) < 1e-12:  # but for rounding
         return Estimate(value, None, None, "all resamples agree")
@@ -171,293 +194,15 @@ def difference(first: Statistic, second: Statistic) -> Statistic:
     """The first score minus the second, of the same patients in the same order."""
     return Statistic(
         lambda weights: first.of_weights(weights) - second.of_weights(weights),
-        _rarest_support([first, second]),
+        rarest_support([first, second]),
         is_share=False,
     )
 
 
-def average(statistics: Sequence[Statistic]) -> Statistic:
-    """The mean of some scores of the same patients, such as sensitivities at several rates."""
-    return Statistic(
-        lambda weights: np.mean([each.of_weights(weights) for each in statistics], axis=0),
-        _rarest_support(statistics),
-        is_share=all(each.is_share for each in statistics),
-    )
-
-
-def ratio(
-    numerator: np.ndarray, denominator: np.ndarray, kind: str, is_share: bool = True
-) -> Statistic:
-    """A sum over patients divided by another one.
-
-    Args:
-        numerator: (patients,).
-        denominator: (patients,), not negative.
-        kind: what those patients are called whose denominator is not 0, in the plural.
-        is_share: the ratio is between 0 and 1.
-    """
-    support = _support(len(denominator), {kind: denominator})
-    return Statistic(_quotient(numerator, denominator), support, is_share)
-
-
-def pooled_dice(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
-    """Dice 2 TP / (2 TP + FP + FN) over the pixels of all views.
-
-    Args:
-        counts: (views, 3) true positive, false positive and false negative pixels of a class.
-        patients: (views,) number of the patient.
-        num_patients: how many there are.
-    """
-    return _overlap(counts, patients, num_patients, np.array([2, 1, 1]))
-
-
-def pooled_iou(counts: np.ndarray, patients: np.ndarray, num_patients: int) -> Statistic:
-    """IoU TP / (TP + FP + FN) over the pixels of all views; arguments as for `pooled_dice`."""
-    return _overlap(counts, patients, num_patients, np.array([1, 1, 1]))
-
-
-def mean(
-    values: np.ndarray, patients: np.ndarray, num_patients: int, is_share: bool = True
-) -> Statistic:
-    """The mean over items, of those views, lesions or patients that the caller chose.
-
-    The Brier score is the mean of squared errors, accuracy the mean of right answers.
-
-    Args:
-        values: (items,).
-        patients: (items,) number of the patient.
-        num_patients: how many there are, those without an item included.
-        is_share: values are between 0 and 1, as millimetres are not.
-    """
-    return ratio(
-        _by_patient(values, patients, num_patients),
-        np.bincount(patients, minlength=num_patients),
-        "patients with a value",
-        is_share,
-    )
-
-
-def sensitivity(
-    scores: np.ndarray,
-    hit: np.ndarray,
-    false_positive: np.ndarray,
-    patients: np.ndarray,
-    *,
-    lesions: np.ndarray,
-    scans: np.ndarray,
-    rate: float,
-) -> Statistic:
-    """The share of lesions found at the lowest threshold with no more false positives than a rate.
-
-    It is read off the free-response ROC curve without interpolation. Where the curve ends before
-    the rate is reached, it is the share found with all candidates kept. The threshold is read off
-    anew in each resample, so the interval includes its uncertainty.
-
-    Args:
-        scores: (candidates,) higher is more certain.
-        hit: (candidates,) bool, it found a lesion that none of a higher score found.
-        false_positive: (candidates,) bool. A candidate may be neither.
-        patients: (candidates,) number of the patient.
-        lesions: (patients,) how many lesions each has.
-        scans: (patients,) how many views each has, or ones for a rate per patient.
-        rate: false positives per scan that are accepted.
-    """
-    hits, false_positives = _curve(scores, hit, false_positive, patients, len(lesions))
-
-    def of_columns(columns: np.ndarray) -> np.ndarray:
-        # 3 of 10 are no more than 0.3 each, whatever 0.3 * 10 is rounded to.
-        allowed = rate * (scans @ columns) * (1 + 1e-12)
-        within = np.cumsum(false_positives @ columns, axis=0) <= allowed
-        return _divide((within * (hits @ columns)).sum(axis=0), lesions @ columns)
-
-    return Statistic(
-        _in_chunks(of_columns, hits.shape[0]),
-        _support(len(lesions), {"patients with a lesion": lesions}),
-    )
-
-
-def average_precision(
-    scores: np.ndarray,
-    hit: np.ndarray,
-    false_positive: np.ndarray,
-    patients: np.ndarray,
-    *,
-    lesions: np.ndarray,
-) -> Statistic:
-    """The precision at each hit, averaged over all lesions; a missed lesion counts 0.
-
-    This is Σ (R_k − R_{k−1}) P_k over the distinct scores, without interpolation, as scikit-learn
-    defines it. Of patients or views, `hit` are the abnormal ones and `false_positive` all others,
-    and `lesions` counts the abnormal ones of each patient.
-
-    Args:
-        scores: (candidates,) higher is more certain.
-        hit: (candidates,) bool, it found a lesion that none of a higher score found.
-        false_positive: (candidates,) bool. A candidate may be neither.
-        patients: (candidates,) number of the patient.
-        lesions: (patients,) how many lesions each has.
-    """
-    hits, false_positives = _curve(scores, hit, false_positive, patients, len(lesions))
-
-    def of_columns(columns: np.ndarray) -> np.ndarray:
-        gained = hits @ columns
-        found = np.cumsum(gained, axis=0)
-        kept = found + np.cumsum(false_positives @ columns, axis=0)
-        precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
-        return _divide((gained * precision).sum(axis=0), lesions @ columns)
-
-    return Statistic(
-        _in_chunks(of_columns, hits.shape[0]),
-        _support(len(lesions), {"patients with a lesion": lesions}),
-    )
-
-
-def auc(
-    scores: np.ndarray, labels: np.ndarray, patients: np.ndarray, num_patients: int
-) -> Statistic:
-    """Area under the ROC curve: the share of pairs in the right order, ties counted half.
-
-    Args:
-        scores: (items,) higher is more abnormal.
-        labels: (items,) bool, the view or patient is abnormal.
-        patients: (items,) number of the patient.
-        num_patients: how many there are.
-    """
-    labels = np.asarray(labels, bool)
-    levels, level = np.unique(scores[labels], return_inverse=True)
-    positives = _matrix(level, patients[labels], len(levels), num_patients)
-    # Summed up to a level, the first half counts all normal items up to it, the second those below.
-    normal, owners = scores[~labels], np.tile(patients[~labels], 2)
-    place = np.concatenate([np.searchsorted(levels, normal, side) for side in ("left", "right")])
-    within = place < len(levels)
-    halves = _matrix(place[within], owners[within], len(levels), num_patients) / 2
-    num_normal = np.bincount(patients[~labels], minlength=num_patients)
-    num_abnormal = np.bincount(patients[labels], minlength=num_patients)
-
-    def of_columns(columns: np.ndarray) -> np.ndarray:
-        below = np.cumsum(halves @ columns, axis=0)
-        ordered = ((positives @ columns) * below).sum(axis=0)
-        return _divide(ordered, (num_abnormal @ columns) * (num_normal @ columns))
-
-    kinds = {"abnormal patients": num_abnormal, "patients with something normal": num_normal}
-    return Statistic(_in_chunks(of_columns, len(levels)), _support(num_patients, kinds))
-
-
-def calibration_error(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    patients: np.ndarray,
-    num_patients: int,
-    num_bins: int = 10,
-) -> Statistic:
-    """Expected calibration error (see `calibration.expected_calibration_error`).
-
-    The bins are those of all items, the same in each resample. The error is a sum of absolute
-    values, which chance alone makes positive and resampling raises once more: its interval is one
-    of the estimate and not of what the error would be with patients without end.
-
-    Args:
-        scores: (items,) probabilities.
-        labels: (items,) bool, what they are probabilities of.
-        patients: (items,) number of the patient.
-        num_patients: how many there are.
-        num_bins: how many bins of equal mass.
-    """
-    surplus = _matrix(
-        equal_mass_bins(scores, num_bins), patients, num_bins, num_patients, scores - labels
-    )
-    number = np.bincount(patients, minlength=num_patients)
-
-    def of_columns(columns: np.ndarray) -> np.ndarray:
-        return _divide(np.abs(surplus @ columns).sum(axis=0), number @ columns)
-
-    return Statistic(
-        _in_chunks(of_columns, num_bins), _support(num_patients, {"patients with a value": number})
-    )
-
-
-def _overlap(
-    counts: np.ndarray, patients: np.ndarray, num_patients: int, parts: np.ndarray
-) -> Statistic:
-    pixels = np.stack([_by_patient(each, patients, num_patients) for each in counts.T], axis=1)
-    holds_class = pixels[:, [0, 2]].sum(axis=1)
-    return Statistic(
-        _quotient(parts[0] * pixels[:, 0], pixels @ parts),
-        _support(num_patients, {"patients with the class": holds_class}),
-    )
-
-
-def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> OfWeights:
-    return lambda weights: _divide(weights @ numerator, weights @ denominator)
-
-
-def _curve(
-    scores: np.ndarray,
-    hit: np.ndarray,
-    false_positive: np.ndarray,
-    patients: np.ndarray,
-    num_patients: int,
-) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Matrices (levels, patients) of hits and false positives, by the distinct scores of hits.
-
-    Levels descend. The sum of the rows down to a level is what is kept with its score as threshold.
-    A curve need not be known elsewhere: between two levels only false positives are added, which
-    lower its sensitivity at a rate and its precision.
-    """
-    hit, false_positive = np.asarray(hit, bool), np.asarray(false_positive, bool)
-    levels, level = np.unique(-scores[hit], return_inverse=True)
-    place = np.searchsorted(levels, -scores[false_positive], "left")
-    within = place < len(levels)
-    return (
-        _matrix(level, patients[hit], len(levels), num_patients),
-        _matrix(place[within], patients[false_positive][within], len(levels), num_patients),
-    )
-
-
-def _matrix(
-    rows: np.ndarray,
-    patients: np.ndarray,
-    num_rows: int,
-    num_patients: int,
-    values: np.ndarray | None = None,
-) -> sparse.csr_array:
-    """(num_rows, num_patients) sums of values, or numbers, of items by row and patient."""
-    values = np.ones(len(rows)) if values is None else np.asarray(values, np.float64)
-    return sparse.coo_array((values, (rows, patients)), (num_rows, num_patients)).tocsr()
-
-
-def _in_chunks(of_columns: OfWeights, num_rows: int) -> OfWeights:
-    """A function of weights from one of (patients, draws) columns that holds so many rows each."""
-
-    def of_weights(weights: np.ndarray) -> np.ndarray:
-        step = max(1, CHUNK // max(1, num_rows))
-        parts = (weights[start : start + step] for start in range(0, len(weights), step))
-        return np.concatenate([of_columns(np.ascontiguousarray(part.T)) for part in parts])
-
-    return of_weights
-
-
-def _by_patient(values: np.ndarray, patients: np.ndarray, num_patients: int) -> np.ndarray:
-    """(num_patients,) sums of the values of each patient's items."""
-    return np.bincount(patients, weights=values, minlength=num_patients)
-
-
-def _support(num_patients: int, kinds: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Numbers of patients: all, and by kind those whose number is not 0."""
-    counted = {kind: int(np.count_nonzero(numbers)) for kind, numbers in kinds.items()}
-    return {"patients": num_patients, **counted}
-
-
-def _rarest_support(statistics: Sequence[Statistic]) -> dict[str, int]:
+def rarest_support(statistics: Sequence[Statistic]) -> dict[str, int]:
     """Of each kind the least number of patients that one of some scores has."""
     kinds: dict[str, list[int]] = {}
     for each in statistics:
         for kind, number in each.support.items():
             kinds.setdefault(kind, []).append(number)
     return {kind: min(numbers) for kind, numbers in kinds.items()}
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotients as float64, NaN where the denominator is 0."""
-    undefined = np.full(np.shape(denominator), np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)

@@ -30,22 +30,6 @@ class RiskControl(NamedTuple):
     reason: str | None  # why there is no threshold
 
 
-def brier_score(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean squared error of probabilities.
-
-    Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
-    Review 78, doi 10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
-
-    Args:
-        scores: (N,) probabilities.
-        labels: (N,) bool, what they are probabilities of.
-
-    Returns:
-        A number from 0, perfect, to 1; None of no items.
-    """
-    return float(np.mean((scores - labels) ** 2)) if len(scores) else None
-
-
 def equal_mass_bins(scores: np.ndarray, num_bins: int = 10) -> np.ndarray:
     """Sort scores into bins that hold equally many of them.
 
@@ -86,28 +70,6 @@ def reliability(
         ReliabilityPoint(float(score[i] / count[i]), float(share[i] / count[i]), int(count[i]))
         for i in np.flatnonzero(count)
     ]
-
-
-def expected_calibration_error(
-    scores: np.ndarray, labels: np.ndarray, num_bins: int = 10
-) -> float | None:
-    """Mean distance of score and share over the bins of `reliability`, weighted by their size.
-
-    Nixon et al. 2019, "Measuring calibration in deep learning", arXiv:1904.01685, with bins of
-    equal mass. It is the error of the probability of the positive class, not of the likelier one.
-
-    Args:
-        scores: (N,) probabilities.
-        labels: (N,) bool, what they are probabilities of.
-        num_bins: how many bins at most.
-
-    Returns:
-        A number from 0 to 1; None of no items.
-    """
-    points = reliability(scores, labels, num_bins)
-    if not points:
-        return None
-    return sum(abs(each.score - each.share) * each.number for each in points) / len(scores)
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float | None:

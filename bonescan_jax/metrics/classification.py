@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, rankdata
 
-from bonescan_jax.metrics import bootstrap
+from bonescan_jax.metrics import bootstrap, weighted
 
 
 class Auc(NamedTuple):
@@ -186,14 +186,14 @@ def rates_at(
         return {rate: _wilson(right[which]) for rate, which in chosen.items()}
     weights = bootstrap.draw_weights(len(names), seed=seed)
     return {
-        rate: bootstrap.estimate(bootstrap.mean(right[which], patients[which], len(names)), weights)
+        rate: bootstrap.estimate(weighted.mean(right[which], patients[which], len(names)), weights)
         for rate, which in chosen.items()
     }
 
 
 def _wilson(right: np.ndarray) -> bootstrap.Estimate:
     if not len(right):
-        return bootstrap.Estimate(None, None, None, "nothing to compute it from")
+        return bootstrap.Estimate(None, None, None, bootstrap.NOTHING)
     test = binomtest(int(right.sum()), len(right))
     low, high = test.proportion_ci(0.95, method="wilson")
     return bootstrap.Estimate(float(right.mean()), float(low), float(high), None)

@@ -15,15 +15,19 @@ Two rules of what a hit is, because published results differ by them:
 By both, a further candidate on a lesion that has its hit is neither hit nor false positive.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from bonescan_jax.metrics.rows import Candidate, Lesion, ViewRow
+from bonescan_jax.metrics.rows import Box, Candidate, Lesion, ViewRow
+from bonescan_jax.metrics.weighted import Ratio, ratio
 
 RULES = ("centre", "overlap")
+# The rule by which candidates are calibrated, thresholds chosen and groups and runs compared.
+MAIN_RULE = "centre"
 # The operating points that results on BS-80K are quoted at; per view or per patient.
 FALSE_POSITIVES = (0.3, 0.5, 1.0, 2.0)
 IOU = 0.1  # of a hit by overlap
@@ -114,7 +118,7 @@ def _match_by_centre(candidates: Sequence[Candidate], lesions: dict[int, Lesion]
         on = [i for i, lesion in lesions.items() if _holds(lesion.box, centre)]
         nearest = min(
             free.intersection(on),
-            key=lambda i: float(np.linalg.norm(_centre(lesions[i].box) - centre)),
+            key=lambda i: math.dist(_centre(lesions[i].box), centre),
             default=None,
         )
         free.discard(nearest)
@@ -145,12 +149,12 @@ def _match_by_overlap(
     ]
 
 
-def _centre(box: Sequence[int]) -> np.ndarray:
-    return (np.array(box[:2], np.float64) + box[2:]) / 2
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _holds(box: Sequence[int], point: np.ndarray) -> bool:
-    return bool((box[:2] <= point).all() and (point < box[2:]).all())
+def _holds(box: Box, point: tuple[float, float]) -> bool:
+    return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
 
 
 def froc(found: Events, num_scans: int) -> FrocCurve:
@@ -190,21 +194,25 @@ def sensitivity_at(curve: FrocCurve, rate: float) -> SensitivityAt:
     return SensitivityAt(best, bool(end * (1 + 1e-12) >= rate or best == 1.0))
 
 
-def operating_point(found: Events, threshold: float) -> dict[str, float | int | None]:
+def operating_point(found: Events, threshold: float) -> dict[str, Ratio]:
     """Precision, recall and F1 of lesions where candidates of at least the threshold are kept.
 
     A candidate that is neither hit nor false positive counts for nothing.
+
+    Returns:
+        By name the score as a ratio over patients.
     """
     kept = found.scores >= threshold
-    hits, extra = int(found.hit[kept].sum()), int(found.false_positive[kept].sum())
-    missed = int(found.lesions.sum()) - hits
+    number = len(found.lesions)
+    hits, extra = (
+        np.bincount(found.patients[kept & each], minlength=number)
+        for each in (found.hit, found.false_positive)
+    )
+    with_lesion = "patients with a lesion"
     return {
-        "found": hits,
-        "missed": missed,
-        "false_positives": extra,
-        "precision": _ratio(hits, hits + extra),
-        "recall": _ratio(hits, hits + missed),
-        "f1": _ratio(2 * hits, 2 * hits + extra + missed),
+        "precision": ratio(hits, hits + extra, "patients with a candidate kept"),
+        "recall": ratio(hits, found.lesions, with_lesion),
+        "f1": ratio(2 * hits, hits + extra + found.lesions, with_lesion, of_kind=found.lesions),
     }
 
 
@@ -220,7 +228,3 @@ def best_f1_threshold(found: Events) -> float | None:
     hits = curve.sensitivity * found.lesions.sum()
     f1 = 2 * hits / (hits + curve.false_positives + found.lesions.sum())
     return float(curve.scores[np.argmax(f1)])
-
-
-def _ratio(numerator: int, denominator: int) -> float | None:
-    return numerator / denominator if denominator else None

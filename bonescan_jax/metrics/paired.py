@@ -8,8 +8,8 @@ import numpy as np
 from bonescan_jax.errors import InputError
 from bonescan_jax.metrics.bootstrap import draw_weights
 from bonescan_jax.metrics.comparison import holm, mcnemar, paired_difference
-from bonescan_jax.metrics.rows import Lesion, ViewRow
-from bonescan_jax.metrics.summary import FOREGROUND, Thresholds, headline_statistics
+from bonescan_jax.metrics.rows import FOREGROUND, Lesion, ViewRow
+from bonescan_jax.metrics.summary import Thresholds, headline_statistics
 
 # The smallest p-value of a family of a score for each of these draws is 2 / (draws + 1).
 DRAWS = 10_000

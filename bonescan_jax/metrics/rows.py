@@ -12,6 +12,7 @@ from bonescan_jax.errors import InputError
 from bonescan_jax.scans import CLASSES
 
 FORMAT = "bonescan rows 1"
+FOREGROUND = tuple(enumerate(CLASSES[1:], start=1))  # labels and names of what lesions can be
 
 Box = tuple[int, int, int, int]  # xmin, ymin, xmax, ymax in pixels; xmax and ymax are outside
 
@@ -118,6 +119,11 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[ViewRow]]:
 def pixel_counts(rows: Sequence[ViewRow], predictor: str) -> np.ndarray:
     """(rows, classes - 1, 3) true positive, false positive and false negative pixels."""
     return np.array([row.pixels[predictor] for row in rows]).reshape(-1, len(CLASSES) - 1, 3)
+
+
+def patient_numbers(rows: Sequence[ViewRow]) -> np.ndarray:
+    """(rows,) the number of each row's patient, from 0 in ascending order of their names."""
+    return np.unique([row.patient for row in rows], return_inverse=True)[1]
 
 
 def _to_json(row: ViewRow) -> dict[str, Any]:

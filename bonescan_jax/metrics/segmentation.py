@@ -1,10 +1,20 @@
-"""Dice and IoU per class from overlap counts: pooled, and per image in both conventions."""
+"""Dice, IoU, precision and recall of masks from overlap counts, averaged in every usual way."""
 
 import numpy as np
 
+from bonescan_jax.metrics.weighted import Ratio, by_patient, ratio
 from bonescan_jax.scans import CLASSES
 
-Scores = dict[str, dict[str, float | int | None]]
+# Of (true positive, false positive, false negative) pixels: what is divided by what.
+SCORES = {
+    "dice": ((2, 0, 0), (2, 1, 1)),
+    "iou": ((1, 0, 0), (1, 1, 1)),
+    "precision": ((1, 0, 0), (1, 1, 0)),
+    "recall": ((1, 0, 0), (1, 0, 1)),
+}
+CONVENTIONS = ("pooled", "per_image", "per_image_with_false_positives", "per_image_with_empty")
+# What patients are called that hold the class, and those where it was predicted.
+HOLDING, PREDICTED = "patients with the class", "patients with a prediction"
 
 
 def binary_overlap(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -26,45 +36,70 @@ def binary_overlap(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.stack([np.count_nonzero(pixels, axis=(1, 2)) for pixels in pairs], axis=-1)
 
 
-def segmentation_scores(counts: np.ndarray) -> Scores:
-    """Turn overlap counts into Dice = 2 TP / (2 TP + FP + FN) and IoU = TP / (TP + FP + FN).
+def overlap_scores(
+    counts: np.ndarray, patients: np.ndarray, num_patients: int
+) -> dict[str, dict[str, Ratio]]:
+    """Scores of the masks of one class, in each of the conventions that papers follow.
 
-    Papers on BS-80K average in three ways that differ by a factor of two, so all are given:
+    With TP, FP and FN pixels, Dice is 2 TP / (2 TP + FP + FN), IoU TP / (TP + FP + FN), precision
+    TP / (TP + FP) and recall TP / (TP + FN). Papers on BS-80K average in ways that differ by a
+    factor of two, and a ratio of 0 / 0 is settled in ways that differ as much:
 
-    - `*_pooled`: one ratio over the pixels of all images.
-    - `*_per_image`: the mean over the images that hold the class. A false alarm on an image
-      without the class costs nothing.
-    - `dice_per_image_with_false_positives`: the mean over the images that hold the class or where
-      it was predicted. An image with nothing but a false alarm counts 0.
+    - `pooled`: one ratio over the pixels of all images; undefined where it is 0 / 0.
+    - `per_image`: the mean over the images that hold the class. A false alarm on an image without
+      it costs nothing. The precision of an image where nothing was predicted is left out, as in
+      MONAI, whose DiceMetric is this with `ignore_empty=True`.
+    - `per_image_with_false_positives`: the mean over the images that hold the class or where it
+      was predicted, as in nnU-Net v2. One with nothing but a false alarm counts 0, and so does a
+      precision or recall of 0 / 0.
+    - `per_image_with_empty`: as before, and an image that holds nothing and where nothing was
+      predicted counts 1. MONAI's DiceMetric with `ignore_empty=False`.
 
     Args:
-        counts: (num_images, num_classes - 1, 3) integers: true positives, false positives, false
-            negatives of each foreground class, in the order of `scans.CLASSES`.
+        counts: (images, 3) true positive, false positive and false negative pixels.
+        patients: (images,) number of the patient.
+        num_patients: how many there are.
 
     Returns:
-        For every foreground class its scores by name and `images_with_class`. A ratio over
-        nothing (0 / 0, a mean over no image) is None.
+        By name of the convention and of the score, a ratio over patients.
     """
-    return {name: _class_scores(counts[:, i]) for i, name in enumerate(CLASSES[1:])}
+    counts = np.asarray(counts, np.float64)
+    holds, predicted = counts[:, [0, 2]].any(axis=1), counts[:, [0, 1]].any(axis=1)
+    found: dict[str, dict[str, Ratio]] = {convention: {} for convention in CONVENTIONS}
+    for name in SCORES:
+        kind, of_kind = (PREDICTED, predicted) if name == "precision" else (HOLDING, holds)
+        rare = by_patient(of_kind, patients, num_patients)
+        for convention, parts in _of_images(counts, holds, predicted, name).items():
+            top, bottom = (by_patient(part, patients, num_patients) for part in parts)
+            found[convention][name] = ratio(top, bottom, kind, of_kind=rare * bottom)
+    return found
 
 
-def _class_scores(counts: np.ndarray) -> dict[str, float | int | None]:
-    true_positives, false_positives, false_negatives = counts.astype(np.float64).T
-    union = true_positives + false_positives + false_negatives
-    holds_class = true_positives + false_negatives > 0
-    touched = union > 0
-    iou = np.divide(true_positives, union, out=np.zeros_like(union), where=touched)
-    dice = 2 * iou / (1 + iou)
-    iou_pooled = _ratio(true_positives.sum(), union.sum())
+def _of_images(
+    counts: np.ndarray, holds: np.ndarray, predicted: np.ndarray, name: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By convention what (images,) numbers of a score are summed up, above and below the line."""
+    top, bottom = (counts @ np.array(parts) for parts in SCORES[name])
+    values = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+    touched, defined = holds | predicted, holds & (bottom > 0)
     return {
-        "dice_pooled": None if iou_pooled is None else 2 * iou_pooled / (1 + iou_pooled),
-        "iou_pooled": iou_pooled,
-        "dice_per_image": _ratio(dice[holds_class].sum(), holds_class.sum()),
-        "iou_per_image": _ratio(iou[holds_class].sum(), holds_class.sum()),
-        "dice_per_image_with_false_positives": _ratio(dice[touched].sum(), touched.sum()),
-        "images_with_class": int(holds_class.sum()),
+        "pooled": (top, bottom),
+        "per_image": (values * defined, defined),
+        "per_image_with_false_positives": (values, touched),
+        "per_image_with_empty": (np.where(touched, values, 1.0), np.ones_like(top)),
     }
 
 
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return float(numerator / denominator) if denominator else None
+def pooled_dice(counts: np.ndarray) -> dict[str, float | None]:
+    """Dice over the pixels of all images by class, None where a class is nowhere and not predicted.
+
+    Args:
+        counts: (images, classes - 1, 3) true positive, false positive and false negative pixels of
+            each foreground class, in the order of `scans.CLASSES`.
+    """
+    true, invented, missed = np.asarray(counts, np.float64).sum(axis=0).T
+    both = 2 * true + invented + missed
+    return {
+        name: float(2 * true[i] / both[i]) if both[i] else None
+        for i, name in enumerate(CLASSES[1:])
+    }

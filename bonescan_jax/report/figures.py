@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from bonescan_jax.report.chart import Line
+from bonescan_jax.report.masks import masks_part
 from bonescan_jax.report.parts import chart, interval, number, table
 from bonescan_jax.report.style import CLASS_COLOURS, PALETTE
 from bonescan_jax.scans import CLASSES
@@ -22,32 +23,28 @@ RATES_NOTE = (
     "FP: false positives. A star: the curve ends before so many are reached, and this is what it "
     "had reached. AP: average precision."
 )
-MASKS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "lesion_dice": "Dice of lesions",
-    "lesion_surface_dice": "their surface Dice, 1 pixel",
-    "surface_distance_mm": "their surface distance, mm",
-}
 IMAGES = {
     "auc": "AUC",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "accuracy": "accuracy",
-    "brier": "Brier score",
 }
+OPERATING = {"precision": "precision", "recall": "recall", "f1": "F1"}
+COUNTS = {"found": "found", "missed": "missed", "false_positives": "false positives"}
+OLDER = (
+    '<p class="missing">An older program has evaluated this run; '
+    "<code>bonescan evaluate</code> scores it again.</p>"
+)
 
 
 def figures_part(evaluation: dict[str, Any]) -> str:
-    """All that an evaluation says beside the overlap of each predictor; nothing of an older one."""
+    """All that an evaluation says; a sentence where an older program has written it."""
     if "images" not in evaluation:
-        return ""
-    parts = [_images(evaluation)]
+        return OLDER
+    parts = [_images(evaluation), _calibration(evaluation)]
     if evaluation.get("lesions"):
-        parts = [_lesions(evaluation), *parts, _masks(evaluation), _calibration(evaluation)]
-        parts.append(_groups(evaluation))
+        found = [_lesions(evaluation), _operating_point(evaluation)]
+        parts = [*found, parts[0], masks_part(evaluation), parts[1], _groups(evaluation)]
     return "".join((f'<p class="note">{INTERVALS}</p>', *parts))
 
 
@@ -131,6 +128,22 @@ def _points(curve: dict[str, list[float]]) -> list[tuple[float, float]]:
     return list(zip(curve["false_positives"], curve["sensitivity"], strict=True))
 
 
+def _operating_point(evaluation: dict[str, Any]) -> str:
+    rows = []
+    for name, scores in evaluation["lesions"].items():
+        for rule, words in RULES.items():
+            at = ((scores or {}).get(rule) or {}).get("at_threshold")
+            if at:
+                cells = [number(at["threshold"]), *(interval(at[score]) for score in OPERATING)]
+                counts = (number(at[count], 0) for count in COUNTS)
+                rows.append((f"{name}, if {words}", [*cells, *counts]))
+    if not rows:
+        return ""
+    title = "Lesions at the threshold with the best F1 on the validation scans"
+    columns = ["Class", "threshold", *OPERATING.values(), *COUNTS.values()]
+    return f"<h3>{title}</h3>{table(title, columns, rows)}"
+
+
 def _images(evaluation: dict[str, Any]) -> str:
     rows = [
         (
@@ -157,39 +170,34 @@ def _images(evaluation: dict[str, Any]) -> str:
     return f'<h3>{title}</h3>{scores}<div class="charts">{"".join(curves)}</div>'
 
 
-def _masks(evaluation: dict[str, Any]) -> str:
-    rows = [
-        (name, [interval(evaluation["masks"][name][score]) for score in MASKS])
-        for name in FOREGROUND
-    ]
-    title = "Masks of the predictor used"
-    return f"<h3>{title}</h3>{table(title, ['Pixels', *MASKS.values()], rows)}"
-
-
 def _calibration(evaluation: dict[str, Any]) -> str:
+    """Of candidates by class, images and patients, as predicted and with the temperature."""
+    candidates = evaluation.get("calibration") or {}
+    found = {f"{name} candidates": candidates.get(name) or {} for name in FOREGROUND}
+    found |= {name: evaluation[name].get("calibration") or {} for name in ("images", "patients")}
     ways = {"as_predicted": "as predicted", "with_temperature": "with temperature"}
     rows, lines = [], [Line("ideal", [(0.0, 0.0), (1.0, 1.0)], PALETTE[1], 1.0)]
-    for name in FOREGROUND:
-        found = evaluation["calibration"].get(name) or {}
+    colours = (*CLASS_COLOURS.values(), PALETTE[0], PALETTE[2])
+    for (name, each), colour in zip(found.items(), colours, strict=True):
         for way, words in ways.items():
-            if way in found:
-                each = found[way]
-                cells = [interval(each["brier"]), interval(each["calibration_error"])]
-                temperature = number(found["temperature"]) if way != "as_predicted" else ""
+            if way in each:
+                cells = [interval(each[way]["brier"]), interval(each[way]["calibration_error"])]
+                temperature = number(each["temperature"]) if way != "as_predicted" else ""
                 rows.append((f"{name}, {words}", [*cells, temperature]))
-        if "as_predicted" in found:
-            points = [(p["score"], p["share"]) for p in found["as_predicted"]["reliability"]]
-            lines.append(Line(name, points, CLASS_COLOURS[name]))
+        if "as_predicted" in each:
+            points = [(p["score"], p["share"]) for p in each["as_predicted"]["reliability"]]
+            lines.append(Line(name, points, colour))
     if not rows:
         return ""
-    title = "Calibration of candidates: of those with score p a share p should be hits"
-    columns = ["Class", "Brier score", "expected calibration error", "temperature"]
-    shape = chart("Reliability", lines, "score", "share of hits", (0, 1))
+    title = "Calibration: of those with score p a share p should be hits, or abnormal"
+    columns = ["Scores of", "Brier score", "expected calibration error", "temperature"]
+    shape = chart("Reliability", lines, "score", "share of hits or abnormal", (0, 1))
     return f'<h3>{title}</h3>{table(title, columns, rows)}<div class="charts">{shape}</div>'
 
 
 def _groups(evaluation: dict[str, Any]) -> str:
     columns = ["views", "lesions", "Dice", "sensitivity at 1 FP a view"]
+    columns += ["precision at the threshold", "recall at the threshold"]
     parts = []
     for name in FOREGROUND:
         rows = ((group["group"], _group_cells(group)) for group in evaluation["groups"][name])
@@ -203,6 +211,8 @@ def _group_cells(group: dict[str, Any]) -> Iterable[str]:
     return (
         number(group.get("num_views"), 0),
         number(group["num_lesions"], 0),
-        number(group.get("dice")),
-        number(group["sensitivity_at_1"]) + star,
+        interval(group.get("dice")),
+        interval(group["sensitivity_at_1"]) + star,
+        interval(group.get("precision")),
+        interval(group.get("recall")),
     )

@@ -25,7 +25,7 @@ from bonescan_jax.report.overview import (
     limits,
     measured,
 )
-from bonescan_jax.report.parts import number, number_cells, wide
+from bonescan_jax.report.parts import number
 from bonescan_jax.report.runs import Run, load_runs, median_rate, with_folds
 from bonescan_jax.scans import CLASSES
 
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
 FOREGROUND = CLASSES[1:]
 MAX_MEGABYTES = 64.0  # 600 patients of BS-80K need 32
 NAME_LIMIT = 200  # of a page that is named after several runs
-SCORE_COLUMNS = {
-    "dice_pooled": "Dice, pooled",
-    "iou_pooled": "IoU, pooled",
-    "dice_per_image": "Dice per image",
-    "dice_per_image_with_false_positives": "Dice per image, with false alarms",
-}
-SCORE_NOTE = (
-    "Pooled: over the pixels of all images together. Per image: mean over the images that hold the "
-    "class; with false alarms: mean over the images that hold it or where it was predicted, so an "
-    "image with nothing but a false alarm counts 0. The brightness threshold is a detector "
-    "without learning, one for each class. A dash: not defined."
-)
 
 
 def write_report(
@@ -218,8 +206,7 @@ def _scores_section(run: Run) -> str:
 
 
 def _split_section(evaluation: dict) -> str:
-    split, predictors = str(evaluation.get("split", "")), evaluation.get("predictors") or {}
-    selected = evaluation.get("selected")
+    split = str(evaluation.get("split", ""))
     facts = f"{number(evaluation.get('num_images'), 0)} images"
     if evaluation.get("step") is not None:
         facts += f", weights of step {number(evaluation['step'], 0)}"
@@ -227,30 +214,4 @@ def _split_section(evaluation: dict) -> str:
         facts += f"; AUC of abnormal against normal images {number(auc.get('auc'))} "
         facts += f"(95 % interval {number(auc.get('low'))} to {number(auc.get('high'))})"
     title = f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
-    if not predictors:  # whole images were classified: there are no pixels to score
-        return title + figures_part(evaluation)
-    anyone = next(iter(predictors.values()))  # how many images hold a class is the same for all
-    head = "".join(
-        f'<th scope="colgroup" colspan="{len(SCORE_COLUMNS)}">{name}, in '
-        f"{number(anyone.get(name, {}).get('images_with_class'), 0)} images</th>"
-        for name in FOREGROUND
-    )
-    columns = "".join(f'<th scope="col">{column}</th>' for column in SCORE_COLUMNS.values())
-    rows = []
-    for name, scores in predictors.items():
-        used = ' class="selected"' if name == selected else ""
-        cells = (scores.get(each, {}).get(key) for each in FOREGROUND for key in SCORE_COLUMNS)
-        label = _predictor(name, selected)
-        rows.append(f'<tr{used}><th scope="row">{label}</th>{number_cells(cells)}</tr>')
-    return (
-        f'{title}{wide("Overlap")}<thead><tr><th scope="col" rowspan="2">Predictor</th>{head}</tr>'
-        f"<tr>{columns * len(FOREGROUND)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="note">{SCORE_NOTE}</p>{figures_part(evaluation)}'
-    )
-
-
-def _predictor(name: str, selected: str | None) -> str:
-    words = {"mean": "mean of the heads", "threshold": "brightness threshold"}
-    label = escape(words.get(name, name.replace("_", " ")))
-    return f"{label} <small>used</small>" if name == selected else label
+    return title + figures_part(evaluation)

@@ -19,11 +19,6 @@ def wide(name: str) -> str:
     )
 
 
-def number_cells(values: Iterable[float | None]) -> str:
-    """A cell for each number."""
-    return "".join(f"<td>{number(value)}</td>" for value in values)
-
-
 def number(value: float | None, decimals: int = 3) -> str:
     """A number as it is read, a dash for none."""
     return f"{value:,.{decimals}f}" if isinstance(value, int | float) else "–"

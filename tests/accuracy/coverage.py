@@ -28,9 +28,10 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
-from bonescan_jax.metrics import bootstrap
+from bonescan_jax.metrics import bootstrap, weighted
 from bonescan_jax.metrics.classification import Auc, roc_auc
 from bonescan_jax.metrics.comparison import Difference, paired_difference
+from bonescan_jax.metrics.segmentation import overlap_scores
 
 MANY = 2_000_000
 IMAGES = (2, 26)
@@ -78,15 +79,16 @@ def sensitivity(study: Study) -> bootstrap.Statistic:
         np.repeat(np.arange(len(lesions)), lesions), np.repeat(np.arange(len(number)), number)
     ])  # fmt: skip
     scores = np.where(hit, 1.6 + visible[image], 0) + rng.normal(0, np.sqrt(0.5), len(image))
-    return bootstrap.sensitivity(
+    found = weighted.sensitivities(
         scores,
         hit,
         ~hit,
         study.patients[image],
         lesions=np.bincount(study.patients, lesions, study.num_patients),
         scans=np.bincount(study.patients, minlength=study.num_patients),
-        rate=1.0,
+        rates=[1.0],
     )
+    return found.statistics[0]
 
 
 def dice(study: Study) -> bootstrap.Statistic:
@@ -96,7 +98,7 @@ def dice(study: Study) -> bootstrap.Statistic:
     found = np.rint(true * expit(1 + study.normal()))
     invented = (rng.random(len(true)) < 0.25) * np.rint(np.exp(3.5 + study.normal()))
     counts = np.stack([found, invented, true - found], axis=1)
-    return bootstrap.pooled_dice(counts, study.patients, study.num_patients)
+    return overlap_scores(counts, study.patients, study.num_patients)["pooled"]["dice"]
 
 
 def intervals(study: Study, weights: np.ndarray) -> dict[str, Interval]:
@@ -109,7 +111,7 @@ def intervals(study: Study, weights: np.ndarray) -> dict[str, Interval]:
         name = auc_name(apart)
         found[f"{name}, DeLong"] = roc_auc(scores, labels)
         found[f"{name}, Obuchowski"] = roc_auc(scores, labels, clusters=patients)
-        statistics[name] = bootstrap.auc(scores, labels, patients, study.num_patients)
+        statistics[name] = weighted.auc(scores, labels, patients, study.num_patients)
     for name, statistic in statistics.items():
         found[f"{name}, bootstrap"] = bootstrap.estimate(statistic, weights)
         plain = np.nanquantile(statistic.of_weights(weights), [0.025, 0.975])

@@ -9,7 +9,7 @@ from scipy.special import logit
 from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 
-from bonescan_jax.metrics import bootstrap
+from bonescan_jax.metrics import bootstrap, weighted
 from bonescan_jax.metrics.classification import (
     best_threshold,
     patient_scores,
@@ -148,7 +148,7 @@ def test_clustered_interval_agrees_with_resampled_patients():
     scores, labels, patients = clustered(3, 200, 1000)
     found = roc_auc(scores, labels, clusters=patients)
     drawn = bootstrap.estimate(
-        bootstrap.auc(scores, labels, patients, 200), bootstrap.draw_weights(200)
+        weighted.auc(scores, labels, patients, 200), bootstrap.draw_weights(200)
     )
     assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high), abs=0.006)
 

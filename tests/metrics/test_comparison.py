@@ -9,7 +9,8 @@ from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bonescan_jax.metrics.bootstrap import draw_weights, mean
+from bonescan_jax.metrics import weighted
+from bonescan_jax.metrics.bootstrap import draw_weights
 from bonescan_jax.metrics.comparison import holm, mcnemar, paired_difference
 
 
@@ -39,7 +40,7 @@ def test_no_tests_have_no_p_values():
 
 
 def of_patients(values):
-    return mean(values, np.arange(len(values)), len(values))
+    return weighted.mean(values, np.arange(len(values)), len(values))
 
 
 def test_difference_is_that_of_scipy_on_the_same_resamples():

@@ -71,14 +71,9 @@ def test_worked_example():
         1.0,
     ]
     np.testing.assert_array_equal(found.lesions, [2, 1])
-    assert operating_point(found, 0.6) == {
-        "found": 2,
-        "missed": 1,
-        "false_positives": 2,
-        "precision": 0.5,
-        "recall": pytest.approx(2 / 3),
-        "f1": pytest.approx(4 / 7),
-    }
+    # 2 hits and 2 false positives are kept.
+    values = {name: each.value() for name, each in operating_point(found, 0.6).items()}
+    assert values == pytest.approx({"precision": 0.5, "recall": 2 / 3, "f1": 4 / 7})
     assert best_f1_threshold(found) == 0.4  # 3 hits, 2 false: 6/8; at 0.9 2/4
 
 
@@ -99,7 +94,8 @@ def test_perfect_and_empty_predictions():
     nothing = by_centre(row(pair, []))
     assert sensitivity_at(froc(nothing, 1), 0.3) == (0.0, False)
     assert best_f1_threshold(nothing) is None
-    assert operating_point(nothing, 0.5)["precision"] is None
+    assert np.isnan(operating_point(nothing, 0.5)["precision"].value())
+    assert operating_point(nothing, 0.5)["f1"].value() == 0
     with pytest.raises(ValueError, match="at least one lesion"):
         froc(by_centre(row([], [candidate(10, 10, 0.9)])), 1)
 

@@ -11,7 +11,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bonescan_jax.metrics import bootstrap
+from bonescan_jax.metrics import weighted
 from bonescan_jax.metrics.candidates import MOST, view_findings
 from bonescan_jax.metrics.detection import (
     FALSE_POSITIVES,
@@ -82,7 +82,7 @@ def tied(scan: ViewRow, iou: float) -> bool:
 
 
 def average_precision(found: Events) -> float:
-    statistic = bootstrap.average_precision(*found.of_candidates(), lesions=found.lesions)
+    statistic = weighted.average_precision(*found.of_candidates(), lesions=found.lesions)
     return float(statistic.of_weights(np.ones((1, len(found.lesions))))[0])
 
 

@@ -1,82 +1,138 @@
-"""Dice and IoU against sets of pixels and values worked out by hand."""
+"""Masks against sets of pixels, scikit-learn, and values worked out by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from bonescan_jax.metrics.segmentation import binary_overlap, segmentation_scores
+from bonescan_jax.metrics.bootstrap import draw_weights, estimate
+from bonescan_jax.metrics.segmentation import (
+    CONVENTIONS,
+    SCORES,
+    binary_overlap,
+    overlap_scores,
+    pooled_dice,
+)
 
 MASKS = hnp.arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2))
+LIBRARY = {
+    "dice": f1_score,
+    "iou": jaccard_score,
+    "precision": precision_score,
+    "recall": recall_score,
+}
 
 
-def overlap_counts(prediction, mask):
-    return np.stack([binary_overlap(prediction == label, mask == label) for label in (1, 2)], 1)
+def values(counts):
+    """The scores of one class over images of which each is another patient's, NaN as None."""
+    number = len(counts)
+    found = overlap_scores(counts, np.arange(number), number)
+    return {
+        convention: {
+            score: None if np.isnan(each.value()) else each.value()
+            for score, each in scores.items()
+        }
+        for convention, scores in found.items()
+    }
 
 
-def pixel_set(mask, label, image=None):
-    """The class as a set of places, the textbook's view of a mask."""
-    places = zip(*np.nonzero(mask == label), strict=True)
-    return {place for place in places if image is None or place[0] == image}
+def mean(numbers):
+    numbers = [each for each in numbers if each is not None]
+    return np.mean(numbers) if numbers else None
 
 
-def set_dice(a, b):
-    return 2 * len(a & b) / (len(a) + len(b)) if a or b else None
+def defined(library, predicted, true):
+    """A score of scikit-learn; None where it is 0 / 0, so what scikit-learn is told to say."""
+    zero, one = (
+        library(true.ravel(), predicted.ravel(), zero_division=each) for each in (0.0, 1.0)
+    )
+    return zero if zero == one else None
 
 
 @given(MASKS, MASKS)
 @settings(max_examples=50, deadline=None)
-def test_scores_agree_with_pixel_sets(prediction, mask):
-    scores = segmentation_scores(overlap_counts(prediction, mask))
-    for label, name in ((1, "abnormal"), (2, "normal")):
-        a, b = pixel_set(prediction, label), pixel_set(mask, label)
-        assert scores[name]["dice_pooled"] == pytest.approx(set_dice(a, b))
-        assert scores[name]["iou_pooled"] == pytest.approx(
-            len(a & b) / len(a | b) if a | b else None
-        )
-        images = [(pixel_set(prediction, label, i), pixel_set(mask, label, i)) for i in range(3)]
-        holding = [set_dice(p, t) for p, t in images if t]
-        touched = [set_dice(p, t) for p, t in images if p or t]
-        ious = [len(p & t) / len(p | t) for p, t in images if t]
-        assert scores[name]["images_with_class"] == len(holding)
-        for key, values in (
-            ("dice_per_image", holding),
-            ("dice_per_image_with_false_positives", touched),
-            ("iou_per_image", ious),
-        ):
-            assert scores[name][key] == pytest.approx(np.mean(values) if values else None)
+def test_scores_are_those_of_scikit_learn_in_every_convention(prediction, mask):
+    for label in (1, 2):
+        predicted, true = prediction == label, mask == label
+        found = values(binary_overlap(predicted, true))
+        holds, touched = true.any((1, 2)), (true | predicted).any((1, 2))
+        for score, library in LIBRARY.items():
+            whole = defined(library, predicted, true)
+            images = [defined(library, *pair) for pair in zip(predicted, true, strict=True)]
+            kept = range(len(images))
+            expected = {
+                "pooled": whole,
+                "per_image": mean(images[i] for i in kept if holds[i]),
+                "per_image_with_false_positives": mean(
+                    images[i] or 0.0 for i in kept if touched[i]
+                ),
+                "per_image_with_empty": mean(
+                    (images[i] or 0.0) if touched[i] else 1.0 for i in kept
+                ),
+            }
+            for convention in CONVENTIONS:
+                assert found[convention][score] == pytest.approx(expected[convention])
 
 
 def test_conventions_differ_as_worked_by_hand():
-    # Abnormal: found by half; missed; only a false alarm; quiet. Normal: nowhere.
-    counts = np.array([[10, 0, 20], [0, 0, 10], [0, 5, 0], [0, 0, 0]])
-    counts = np.stack([counts, np.zeros_like(counts)], axis=1)
-    scores = segmentation_scores(counts)
-    assert scores["abnormal"] == {
-        "dice_pooled": pytest.approx(20 / 55),
-        "iou_pooled": pytest.approx(10 / 45),
-        "dice_per_image": pytest.approx(0.5 / 2),
-        "iou_per_image": pytest.approx(1 / 6),
-        "dice_per_image_with_false_positives": pytest.approx(0.5 / 3),
-        "images_with_class": 2,
+    # Found by half; missed; only a false alarm; quiet.
+    found = values(np.array([[10, 0, 20], [0, 0, 10], [0, 5, 0], [0, 0, 0]]))
+    expected = {
+        "pooled": (20 / 55, 10 / 45, 10 / 15, 10 / 40),
+        "per_image": (0.5 / 2, 1 / 6, 1, 1 / 6),
+        "per_image_with_false_positives": (0.5 / 3, 1 / 9, 1 / 3, 1 / 9),
+        "per_image_with_empty": (1.5 / 4, (1 + 1 / 3) / 4, 2 / 4, (1 + 1 / 3) / 4),
     }
-    assert scores["normal"] == dict.fromkeys(scores["normal"], None) | {"images_with_class": 0}
+    for convention, numbers in expected.items():
+        assert list(found[convention].values()) == pytest.approx(numbers)
+    nothing = values(np.zeros((4, 3)))
+    assert nothing.pop("per_image_with_empty") == dict.fromkeys(SCORES, 1)
+    assert all(score is None for scores in nothing.values() for score in scores.values())
 
 
-def test_false_alarms_alone_have_no_per_image_dice():
-    scores = segmentation_scores(np.array([[[0, 7, 0], [0, 0, 0]]]))["abnormal"]
-    assert scores["dice_per_image"] is None
-    assert scores["dice_pooled"] == scores["dice_per_image_with_false_positives"] == 0
+def test_false_alarms_alone_count_0_where_they_count():
+    found = values(np.array([[0, 7, 0], [0, 0, 0]]))
+    assert found["per_image"] == dict.fromkeys(SCORES)
+    assert set(found["per_image_with_false_positives"].values()) == {0}
+    assert found["pooled"] == {"dice": 0, "iou": 0, "precision": 0, "recall": None}
 
 
-def test_perfect_and_empty_predictions():
+def test_false_alarms_do_not_stand_in_for_patients_with_the_class():
+    """Nine patients have the class; in all twenty it was predicted."""
+    counts = np.stack([np.zeros(20), np.ones(20), np.arange(20) < 9], axis=1)
+    found = overlap_scores(counts, np.arange(20), 20)
+    reason = "9 patients with the class, an interval needs 10"
+    for convention in CONVENTIONS:
+        assert estimate(found[convention]["dice"], draw_weights(20)) == (0, None, None, reason)
+    assert estimate(found["pooled"]["precision"], draw_weights(20)).reason == "all resamples agree"
+
+
+def test_views_of_a_patient_are_drawn_together():
+    rng = np.random.default_rng(0)
+    counts, patients = rng.integers(0, 9, (60, 3)), np.repeat(np.arange(30), 2)
+    weights = draw_weights(30, 5)
+    found = overlap_scores(counts, patients, 30)
+    for weight, pooled, per_image in zip(
+        weights,
+        found["pooled"]["dice"].of_weights(weights),
+        found["per_image_with_empty"]["recall"].of_weights(weights),
+        strict=True,
+    ):
+        drawn = counts[np.repeat(np.arange(60), weight[patients].astype(int))]
+        true, invented, missed = drawn.sum(0)
+        assert pooled == pytest.approx(2 * true / (2 * true + invented + missed))
+        assert per_image == pytest.approx(values(drawn)["per_image_with_empty"]["recall"])
+
+
+def test_pooled_dice_by_class_of_perfect_and_empty_predictions():
     mask = np.zeros((2, 8, 8), np.uint8)
     mask[0, :2], mask[1, 5:] = 1, 2
     for prediction, dice in ((mask, 1), (np.zeros_like(mask), 0)):
-        scores = segmentation_scores(overlap_counts(prediction, mask))
-        for name in ("abnormal", "normal"):
-            assert scores[name]["dice_pooled"] == scores[name]["dice_per_image"] == dice
+        counts = np.stack([binary_overlap(prediction == each, mask == each) for each in (1, 2)], 1)
+        assert pooled_dice(counts) == {"abnormal": dice, "normal": dice}
+    assert pooled_dice(np.zeros((3, 2, 3), int)) == {"abnormal": None, "normal": None}
 
 
 def test_overlap_of_different_shapes_is_refused():

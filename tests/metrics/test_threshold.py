@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.segmentation import pooled_dice
 from bonescan_jax.metrics.threshold import (
     BestThreshold,
     ThresholdBaseline,
@@ -41,9 +41,9 @@ def test_training_dice_is_what_prediction_reaches_and_streams():
         baseline.accumulate(intensity, mask)
     best = baseline.best_thresholds()
     counts = np.concatenate([threshold_overlap_counts(*batch, best) for batch in batches])
-    scores = segmentation_scores(counts)
+    dice = pooled_dice(counts)
     for name in ("abnormal", "normal"):
-        assert scores[name]["dice_pooled"] == pytest.approx(best[name].training_dice, abs=1e-12)
+        assert dice[name] == pytest.approx(best[name].training_dice, abs=1e-12)
     together = ThresholdBaseline(limit=5.0)
     together.accumulate(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
     assert together.best_thresholds() == best

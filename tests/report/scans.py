@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bonescan_jax.metrics.rows import Candidate, ViewRow, pixel_counts, write_rows
-from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.rows import Candidate, ViewRow, write_rows
 from bonescan_jax.report import browser
 from bonescan_jax.report.page import write_report
 from bonescan_jax.report.pictures import Picture, encode_picture, picture_name
@@ -57,17 +56,13 @@ def write_evaluation(
     Args:
         folder: gets evaluation/.
         rows: of the split.
-        details: what `summarize` gives; None: thresholds and the overlap of masks alone.
+        details: what `summarize` gives; None: thresholds alone.
         about: where it differs from that of a run on its own test split.
     """
     about = {"split": "test", "selected": "mean", **(about or {})}
     path = folder / "evaluation" / f"{about['split']}.rows.jsonl"
     write_rows(path, about, rows)
-    scores = segmentation_scores(pixel_counts(rows, "mean")) if rows[0].pixels else {}
-    details = details or {
-        "thresholds": {"candidates": THRESHOLDS},
-        "predictors": {"mean": scores, "threshold": scores} if scores else {},
-    }
+    details = details or {"thresholds": {"candidates": THRESHOLDS}}
     evaluation = {**about, "num_images": len(rows), **details}
     path.with_name(f"{about['split']}.json").write_text(json.dumps(evaluation))
 

@@ -11,7 +11,7 @@ import pytest
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.metrics.paired import compare_runs
-from bonescan_jax.metrics.segmentation import segmentation_scores
+from bonescan_jax.metrics.segmentation import CONVENTIONS, SCORES
 from bonescan_jax.metrics.summary import choose_thresholds, summarize
 from bonescan_jax.report.overlay import save_overlay
 from bonescan_jax.report.page import write_report
@@ -79,10 +79,10 @@ def workdir(tmp_path):
     lines += [{"step": s, "kind": "validation", "dice_abnormal": 0.1, EVIL: 1} for s in steps]
     text = "\n".join(map(json.dumps, lines)) + '\n{"step": 60, "kin'
     (tmp_path / "metrics.jsonl").write_text(text)
-    scores = segmentation_scores(np.array([[[10, 0, 20], [0, 0, 0]], [[0, 5, 0], [0, 0, 0]]]))
+    masks = FIGURES["masks"] | {"head_1 mirrored": FIGURES["masks"]["threshold"]}
     evaluation = {
         "split": EVIL, "step": 50, "num_images": 2, "selected": "mean",
-        "predictors": {"head_1": scores, "mean": scores, EVIL: scores},
+        "masks": masks | {EVIL: FIGURES["masks"]["threshold"]},
         "image_auc": {"auc": 0.84, "low": 0.8, "high": None},
     }  # fmt: skip
     (tmp_path / "evaluation" / "test.json").write_text(json.dumps(FIGURES | evaluation))
@@ -95,10 +95,13 @@ def workdir(tmp_path):
 
 def test_full_page(workdir):
     page = read(workdir)
-    # Two images: Dice 0.5, and a false alarm; pooled 20 / 45, IoU 10 / 35; nothing of the other.
-    expected = ["0.444", "0.286", "0.500", "0.250", "–", "–", "–", "–"]
-    assert ["head 1", *expected] in page.rows
-    assert [EVIL, *expected] in page.rows
+    for convention in CONVENTIONS:
+        scores = [FIGURES["masks"]["mean"]["abnormal"][convention][name] for name in SCORES]
+        cells = [f"{each['value']:.3f} " for each in scores]
+        assert ["mean of the heads (used)", *cells] in page.rows
+        assert f"{scores[0]['low']:.3f} to {scores[0]['high']:.3f}" in page.text
+    names = {row[0] for row in page.rows}
+    assert {"brightness threshold", "head 1, mirrored", EVIL} <= names
     lesions = FIGURES["lesions"]["abnormal"]
     first = lesions["centre"]["per_view"]["0.3"]
     (row, *_) = [
@@ -109,7 +112,12 @@ def test_full_page(workdir):
     assert not lesions["centre"]["per_view"]["2.0"]["reached"]
     assert "*" in page.text
     assert any(row[0].startswith("20 patients, ") for row in page.rows)
-    assert any(row[0] == "0 to 1 M counts" for row in page.rows)
+    assert any(row[0] == "0.45 to 0.6 M counts" for row in page.rows)
+    at = lesions["centre"]["at_threshold"]
+    (row, *_) = [row for row in page.rows if row[0].startswith("abnormal, if the centre")]
+    assert row[1] == f"{at['threshold']:.3f}" and row[-3:] == [
+        str(at[name]) for name in ("found", "missed", "false_positives")
+    ]
     for text in ("normal images 0.840", "skipped: 1", "1 abnormal, 0 normal", "32, 64", "50.0 min"):
         assert text in page.text
     for title in (
@@ -148,7 +156,8 @@ def test_an_evaluation_of_an_older_program_has_a_page_too(workdir):
     path = workdir / "evaluation" / "test.json"
     evaluation = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in evaluation.items() if k not in FIGURES}))
-    assert "Lesions found" not in read(workdir).text
+    text = read(workdir).text
+    assert "Lesions found" not in text and "An older program has evaluated this run" in text
 
 
 def test_result_holds_the_headline(workdir):
