@@ -98,8 +98,11 @@ def check_report(run: Path, rows: list[ViewRow]) -> None:
     """Boxes in the data of the page, and spots in its pictures."""
     html = Path(str(write_report([run])["report"])).read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
+    (found,) = (each["scans"] for each in data["runs"])
     shown = {
-        (scan["patient"], view["view"]): view for scan in data["scans"] for view in scan["views"]
+        (scan["patient"], view["view"]): view | said
+        for scan, of_scan in zip(data["scans"], found, strict=True)
+        for view, said in zip(scan["views"], of_scan["views"], strict=True)
     }
     assert len(shown) == len(rows)
     for row in rows:

@@ -119,7 +119,11 @@ def _at(*path: str, flat: str) -> Callable[[dict[str, Any]], Estimate | None]:
 
 
 def _dice(name: str) -> Callable[[dict[str, Any]], Estimate | None]:
-    return _at("masks", name, "dice", flat=f"dice_{name}")
+    def read(evaluation: dict[str, Any]) -> Estimate | None:
+        path = ("masks", str(evaluation.get("selected")), name, "pooled", "dice")
+        return _at(*path, flat=f"dice_{name}")(evaluation)
+
+    return read
 
 
 COLUMNS = {
