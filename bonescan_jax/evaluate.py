@@ -21,6 +21,7 @@ from bonescan_jax.input_pipeline import view_records
 from bonescan_jax.metrics.paired import compare_runs
 from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows, write_tables
 from bonescan_jax.metrics.summary import Thresholds, choose_thresholds, summarize
+from bonescan_jax.metrics.text import text_table
 from bonescan_jax.passes import Pass
 from bonescan_jax.runs.start import trained_on
 from bonescan_jax.runs.workdir import write_json
@@ -110,6 +111,8 @@ def evaluate(
         "same_data": same_data,
     }
     details = summarize(rows, scorer.ensemble.selected, thresholds)
+    if is_primary():
+        print(text_table(about | details), file=sys.stderr)
     write_json(scorer.folder / "evaluation" / f"{split}.json", summary | details)
     if against is not None:
         compared = _compare(rows, scorer.ensemble.selected, thresholds, against, split)

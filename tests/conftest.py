@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test, and a small prepared data set."""
+"""Eight simulated devices for every test, a small prepared data set, and a run on it."""
 
 import os
 import tempfile
@@ -37,6 +37,23 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_config(data_dir: Path) -> ml_collections.ConfigDict:
     """A run of seconds: two levels, narrow rows, crops of 64×64, one device."""
+    return _small_settings(data_dir)
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step on 4 × 2 devices, validated; a test that writes to it takes a copy."""
+    from bonescan_jax.train import train  # noqa: PLC0415 - takes JAX along, and seconds
+
+    config = _small_settings(data_dir)
+    config.train.num_steps = 1
+    config.mesh.update({"data": 4, "spatial": 2})
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train(config, workdir)
+    return workdir
+
+
+def _small_settings(data_dir: Path) -> ml_collections.ConfigDict:
     config = default_config()
     config.data.dir, config.data.name = str(data_dir), "phantom"
     config.data.crop_height = config.data.crop_width = 64

@@ -12,7 +12,7 @@ from bonescan_jax.phantom.patient import simulate_patient
 from bonescan_jax.scans import HEIGHT, WIDTH
 from tests.hot_spots import sprinkled_jpeg
 from tests.layout import BOXES, voc, write_layout
-from tests.scans.test_dicom import PIXELS, nm_dataset, one_view, save, two_views
+from tests.scans.dicom_files import PIXELS, nm_dataset, one_view, save, two_views
 from tests.scans.test_files import with_full_bladder
 
 

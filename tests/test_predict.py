@@ -1,49 +1,36 @@
 """Files in, findings out: every kind of file, a mask of the file's own size, boxes inside it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import ml_collections
 import numpy as np
 import pytest
 
 import bonescan_jax.predict
 from bonescan_jax.cli.main import main
 from bonescan_jax.cluster.mesh import make_mesh
-from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.inspect import inspect_files
 from bonescan_jax.phantom.dicom import write_dicom
 from bonescan_jax.predict import predict
-from bonescan_jax.runs.workdir import read_config, write_json
+from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.scans.files import read_view_headers
 from bonescan_jax.scans.listing import list_image_files
 from bonescan_jax.scans.pairing import pair_headers
-from bonescan_jax.train import train
 from bonescan_jax.trained import Choice, load_network
+from tests.bright import jpeg, spot, use_bright_network, write_run
 from tests.hot_spots import sprinkled_jpeg
 from tests.layout import write_layout, zip_layout
-from tests.scans.test_dicom import PIXELS, SNOMED_CT, detector, nm_dataset, save
+from tests.scans.dicom_files import PIXELS, nm_dataset, save, scan_file
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """A run of one step: its findings mean nothing, their form does."""
-    config = default_config()
-    config.data.dir, config.data.name = str(data_dir), "phantom"
-    config.data.crop_height = config.data.crop_width = 64
-    config.model.filters, config.model.levels, config.model.dtype = (4, 8, 8), 2, "float32"
-    config.train.batch_size, config.train.num_steps, config.train.warmup_steps = 8, 1, 0
-    config.evaluate.batch_size = 8
-    path = tmp_path_factory.mktemp("run")
-    train(config, path)
-    return path
-
-
-def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
+def test_a_png_smaller_than_a_scan(trained: Path, tmp_path: Path):
     pixels = np.random.default_rng(0).poisson(300, (900, 200)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    result, problems = predict([workdir], tmp_path / "a.png", tmp_path / "out", Choice("mean"))
+    result, problems = predict([trained], tmp_path / "a.png", tmp_path / "out", Choice("mean"))
     assert problems == []
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     mask = cv2.imread(str(tmp_path / "out" / found["mask"]), cv2.IMREAD_UNCHANGED)
@@ -61,34 +48,29 @@ def test_a_png_smaller_than_a_scan(workdir: Path, tmp_path: Path):
         assert {"abnormal": 1, "normal": 2}[box["label"]] in inside
 
 
-def test_notes_are_beside_the_findings(workdir: Path, tmp_path: Path):
+def test_notes_are_beside_the_findings(trained: Path, tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(sprinkled_jpeg())
     save(nm_dataset(PIXELS["anterior"][None]), tmp_path / "b.dcm")
     for name, phrase in (("a.jpg", "times as rough as noise"), ("b.dcm", "which view this is")):
-        predict([workdir], tmp_path / name, tmp_path / "out", Choice("mean"))
+        predict([trained], tmp_path / name, tmp_path / "out", Choice("mean"))
         (note,) = json.loads((tmp_path / "out" / name[0]).with_suffix(".json").read_text())["notes"]
         assert phrase in note
 
 
-def test_a_folder_in_the_layout_of_bs80k(workdir: Path, tmp_path: Path):
+def test_a_folder_in_the_layout_of_bs80k(trained: Path, tmp_path: Path):
     """Both folders hold a 1.jpg: neither may overwrite the other."""
     source = write_layout(tmp_path / "source", (1, 2, 3))
-    result, _ = predict([workdir], source, tmp_path / "out", Choice("head_1"))
+    result, _ = predict([trained], source, tmp_path / "out", Choice("head_1"))
     assert result["views"] == 6
     assert len(list((tmp_path / "out").rglob("*.json"))) == 6
-    assert predict([workdir], source, tmp_path / "two", Choice("mean"), limit=2)[0]["views"] == 2
+    assert predict([trained], source, tmp_path / "two", Choice("mean"), limit=2)[0]["views"] == 2
 
 
 def test_a_network_of_both_views_takes_them_together_or_one(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = default_config()
-    config.data.dir, config.data.name, config.data.views = str(data_dir), "phantom", "both"
-    config.data.crop_height = config.data.crop_width = 64
-    config.model.filters, config.model.levels, config.model.dtype = (4, 8, 8), 2, "float32"
-    config.train.batch_size, config.train.num_steps, config.train.warmup_steps = 8, 1, 0
-    config.evaluate.batch_size = 8
-    train(config, tmp_path / "run")
+    small_config.data.views = "both"
+    run = write_run(tmp_path / "run", small_config)
     seen = []
     finder = bonescan_jax.predict._Finder.__call__
 
@@ -98,24 +80,19 @@ def test_a_network_of_both_views_takes_them_together_or_one(
 
     monkeypatch.setattr(bonescan_jax.predict._Finder, "__call__", record)
     source = write_layout(tmp_path / "source", (1, 2))
-    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 4
+    assert predict([run], source, tmp_path / "out", Choice("mean"))[0]["views"] == 4
     assert seen == [[0, 1], [0, 1]]
     (source / "wholeBodyANT" / "1.jpg").unlink()
-    assert predict([tmp_path / "run"], source, tmp_path / "out", Choice("mean"))[0]["views"] == 3
+    assert predict([run], source, tmp_path / "out", Choice("mean"))[0]["views"] == 3
     assert seen[2:] == [[0, 1], [1]]
     write_dicom(tmp_path / "dicom", 4, 0, num_processes=1)
-    assert (
-        predict([tmp_path / "run"], tmp_path / "dicom", tmp_path / "out", Choice("mean"))[0][
-            "views"
-        ]
-        == 8
-    )
+    assert predict([run], tmp_path / "dicom", tmp_path / "out", Choice("mean"))[0]["views"] == 8
     assert seen[4:] == [[0, 1]] * 4
 
 
-def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
-    config = read_config(workdir)
-    network, weights, _ = load_network(config, workdir, make_mesh(config))
+def test_a_pruned_network_finds_what_its_head_finds(trained: Path):
+    config = read_config(trained)
+    network, weights, _ = load_network(config, trained, make_mesh(config))
     pruned, kept = network.prune(weights, "head_1")
     image = np.random.default_rng(0).random((1, 64, 64, 1)).astype(np.float32)
     all_heads, _ = network.apply(weights["params"], weights["stats"], image, False)
@@ -124,12 +101,12 @@ def test_a_pruned_network_finds_what_its_head_finds(workdir: Path):
     assert len(kept["params"]["nodes"]) == 3
 
 
-def test_bad_input_is_named(workdir: Path, tmp_path: Path):
+def test_bad_input_is_named(trained: Path, tmp_path: Path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     with pytest.raises(InputError, match="nothing.jpg: does not exist"):
-        predict([workdir], tmp_path / "nothing.jpg", tmp_path / "out", Choice("mean"))
+        predict([trained], tmp_path / "nothing.jpg", tmp_path / "out", Choice("mean"))
     result, (problem,) = predict(
-        [workdir], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean")
+        [trained], tmp_path / "broken.jpg", tmp_path / "out", Choice("mean")
     )
     assert (result["views"], result["skipped"]) == (0, 1)
     assert problem.startswith(f"{tmp_path / 'broken.jpg'}: ")
@@ -143,42 +120,18 @@ def test_config_of_another_program(tmp_path: Path):
         read_config(tmp_path)
 
 
-def bright_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str) -> Path:
-    """A run whose network is replaced: abnormal is what is brighter than half the brightest."""
-    config = default_config()
-    config.data.views = views
-    write_json(tmp_path / "run" / "config.json", config.to_dict())
+@pytest.fixture
+def bright_run(
+    small_config: ml_collections.ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """Makes a run of these views whose network finds what is bright."""
+    use_bright_network(monkeypatch)
 
-    class Bright:
-        row = 0
+    def make(views: str) -> Path:
+        small_config.data.views = views
+        return write_run(tmp_path / "run", small_config)
 
-        def __call__(self, arrays: dict) -> np.ndarray:
-            hot = np.moveaxis(arrays["image"] > arrays["image"].max() / 2, -1, 1)
-            return np.stack([0.9 - 0.8 * hot, 0.1 + 0.8 * hot, 0 * hot], -1)[None]
-
-    def init(self: bonescan_jax.predict._Finder, *_: object) -> None:
-        self.config, self.say, self.predictor = config, Bright(), "mean"
-        self.num_views = 2 if views == "both" else 1
-
-    monkeypatch.setattr(bonescan_jax.predict._Finder, "__init__", init)
-    return tmp_path / "run"
-
-
-def spot(column: int) -> np.ndarray:
-    """A scan of counts with one spot, 9 pixels wide, at a column and row 500."""
-    pixels = np.random.default_rng(column).poisson(10, (1024, 256)).astype(np.uint16)
-    pixels[496:505, column - 4 : column + 5] = 200
-    return pixels
-
-
-def scan_file(path: Path, view: str, column: int, study: str) -> Path:
-    """A DICOM file of one view with a spot at a column."""
-    dataset = nm_dataset(spot(column)[None])
-    dataset.DetectorInformationSequence = [detector(view, SNOMED_CT)]
-    dataset.DetectorVector = dataset.EnergyWindowVector = [1]
-    dataset.PatientID, dataset.StudyInstanceUID = study, study
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return save(dataset, path)
+    return make
 
 
 def bs80k_files(root: Path, patients: tuple[int, ...]) -> Path:
@@ -186,8 +139,7 @@ def bs80k_files(root: Path, patients: tuple[int, ...]) -> Path:
     for folder, column in (("wholeBodyANT", 100), ("wholeBodyPOST", 40)):
         (root / folder).mkdir(parents=True)
         for patient in patients:
-            data = cv2.imencode(".jpg", spot(column).astype(np.uint8))[1].tobytes()
-            (root / folder / f"{patient}.jpg").write_bytes(data)
+            (root / folder / f"{patient}.jpg").write_bytes(jpeg(spot(column)))
     return root
 
 
@@ -195,43 +147,13 @@ def found(out: Path, name: str) -> dict:
     return json.loads((out / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("views", ["both", "each"])
-def test_a_spot_of_the_posterior_view_is_found_where_it_is(tmp_path, monkeypatch, views):
-    """Left and right of box, mask and overlay, of views in a pair and alone."""
-    run = bright_run(tmp_path, monkeypatch, views)
-    scan_file(tmp_path / "in/a.dcm", "anterior", 100, "1.1")
-    scan_file(tmp_path / "in/p.dcm", "posterior", 40, "1.1")
-    scan_file(tmp_path / "in/lone.dcm", "posterior", 40, "1.2")
-    out = tmp_path / "out"
-    result, problems = predict([run], tmp_path / "in", out, Choice("mean"))
-    assert (problems, result["pairs"], result["alone"]) == ([], 1, 1)
-    for name, column in (("a-anterior", 100), ("p-posterior", 40), ("lone-posterior", 40)):
-        (box,) = found(out, name)["boxes"]
-        assert [box[side] for side in ("xmin", "ymin", "xmax", "ymax")] == [
-            *(column - 4, 496, column + 5, 505)
-        ]
-        mask = cv2.imread(str(out / f"{name}_mask.png"), cv2.IMREAD_UNCHANGED)
-        assert (np.unique(np.nonzero(mask)[1]) == range(column - 4, column + 5)).all()
-        overlay = cv2.imread(str(out / f"{name}_overlay.png"))
-        red = (overlay[:, :, 2].astype(int) - overlay[:, :, 0]) > 100
-        panel = np.nonzero(red[72 : 72 + 2048].any(0))[0] - (2 * 16 + 512)  # the second panel
-        assert panel.min() >= 2 * column - 16 and panel[panel < 300].max() < 2 * column + 80
-        assert found(out, name)["image_score"] == 0.9
-        assert "outside" in found(out, name)["box_limits"]
-    alone = found(out, "lone-posterior")["notes"]
-    assert alone == (
-        ["read alone: the network was trained on both views together"] if views == "both" else []
-    )
-    assert found(out, "a-anterior")["notes"] == []
-
-
-def test_views_are_paired_over_the_whole_input(tmp_path, monkeypatch, capfd):
+def test_views_are_paired_over_the_whole_input(tmp_path, bright_run, capfd):
     """Whatever the folders and the number of files; the limit counts pairs; inspect agrees."""
-    run = bright_run(tmp_path, monkeypatch, "both")
+    run = bright_run("both")
     for patient in range(70):
         study = f"1.2.840.{patient}"
-        scan_file(tmp_path / f"in/ant/1.2.3.{patient}", "anterior", 100, study)
-        scan_file(tmp_path / f"in/post/1.2.4.{patient}", "posterior", 40, study)
+        scan_file(tmp_path / f"in/ant/1.2.3.{patient}", "anterior", spot(100), study)
+        scan_file(tmp_path / f"in/post/1.2.4.{patient}", "posterior", spot(40), study)
     result, problems = predict([run], tmp_path / "in", tmp_path / "out", Choice("mean"), limit=3)
     assert (result["pairs"], result["alone"], result["views"], problems) == (3, 0, 6, [])
     assert len(list((tmp_path / "out").rglob("*.json"))) == 6
@@ -244,23 +166,23 @@ def test_views_are_paired_over_the_whole_input(tmp_path, monkeypatch, capfd):
     assert inspect_files([tmp_path / "in"])[0]["pairs"] == 70
 
 
-def test_the_limit_counts_pairs_of_bs80k(tmp_path, monkeypatch):
-    run = bright_run(tmp_path, monkeypatch, "both")
+def test_the_limit_counts_pairs_of_bs80k(tmp_path, bright_run):
+    run = bright_run("both")
     source = bs80k_files(tmp_path / "source", (1, 2, 3))
     result, _ = predict([run], source, tmp_path / "out", Choice("mean"), limit=2)
     assert (result["pairs"], result["views"]) == (2, 4)
     assert inspect_files([source])[0]["pairs"] == 3
 
 
-def test_every_result_has_a_name_of_its_own(tmp_path, monkeypatch):
+def test_every_result_has_a_name_of_its_own(tmp_path, bright_run):
     """UIDs without suffix, one stem with several suffixes or cases, folders joined by "-"."""
-    run = bright_run(tmp_path, monkeypatch, "each")
+    run = bright_run("each")
     names = ("1.2.3.101", "1.2.3.102", "a.png", "a.jpg", "A.PNG", "x-y/z.png", "x/y-z.png", "b.PNG")
     for name in names:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.startswith("1.2"):
-            scan_file(path, "anterior", 50, name)
+            scan_file(path, "anterior", spot(50), name)
         else:
             suffix = Path(name).suffix.lower()
             path.write_bytes(cv2.imencode(suffix, spot(50).astype(np.uint8))[1].tobytes())
@@ -275,8 +197,8 @@ def test_every_result_has_a_name_of_its_own(tmp_path, monkeypatch):
     assert {found(out, name)["file"] for name in written} == set(names)
 
 
-def test_names_that_are_not_utf8_or_too_long(tmp_path, monkeypatch):
-    run = bright_run(tmp_path, monkeypatch, "each")
+def test_names_that_are_not_utf8_or_too_long(tmp_path, bright_run):
+    run = bright_run("each")
     (tmp_path / "in").mkdir()
     for name in ("caf\udce9.png", "a.png", "n" * 249 + ".png"):
         data = cv2.imencode(".png", spot(50))[1].tobytes()
@@ -290,8 +212,8 @@ def test_names_that_are_not_utf8_or_too_long(tmp_path, monkeypatch):
     assert len(list(out.iterdir())) == 6
 
 
-def test_results_are_not_taken_for_scans_and_overwrite_nothing_of_others(tmp_path, monkeypatch):
-    run = bright_run(tmp_path, monkeypatch, "each")
+def test_results_are_not_taken_for_scans_and_overwrite_nothing_of_others(tmp_path, bright_run):
+    run = bright_run("each")
     source = tmp_path / "in"
     source.mkdir()
     cv2.imwrite(str(source / "a.png"), spot(50))
@@ -313,11 +235,13 @@ def test_results_are_not_taken_for_scans_and_overwrite_nothing_of_others(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "links"])
-def test_files_that_are_no_scan_are_skipped_and_told(tmp_path, monkeypatch, capsys, kind):
-    run = bright_run(tmp_path, monkeypatch, "both")
+def test_files_that_are_no_scan_are_skipped_and_told(
+    tmp_path, bright_run, monkeypatch, capsys, kind
+):
+    run = bright_run("both")
     source = tmp_path / "in"
     for view, column in (("anterior", 100), ("posterior", 40)):
-        scan_file(source / f"1.2.{column}", view, column, "1.1")
+        scan_file(source / f"1.2.{column}", view, spot(column), "1.1")
     whole = (source / "1.2.100").read_bytes()
     (source / "1.2.99").write_bytes(whole[:-5000])  # of the same study
     for name, changes in {
@@ -353,8 +277,8 @@ def test_files_that_are_no_scan_are_skipped_and_told(tmp_path, monkeypatch, caps
     assert "Traceback" not in output.err
 
 
-def test_a_view_whose_partner_is_damaged_is_read_alone(tmp_path, monkeypatch):
-    run = bright_run(tmp_path, monkeypatch, "both")
+def test_a_view_whose_partner_is_damaged_is_read_alone(tmp_path, bright_run):
+    run = bright_run("both")
     source = bs80k_files(tmp_path / "source", (1,))
     image = source / "wholeBodyANT" / "1.jpg"
     image.write_bytes(image.read_bytes()[:5000])
@@ -364,9 +288,9 @@ def test_a_view_whose_partner_is_damaged_is_read_alone(tmp_path, monkeypatch):
     assert "read alone" in found(tmp_path / "out", "wholeBodyPOST/1-posterior")["notes"][-1]
 
 
-def test_images_that_are_links_have_the_view_of_the_folder_of_the_link(tmp_path, monkeypatch):
+def test_images_that_are_links_have_the_view_of_the_folder_of_the_link(tmp_path, bright_run):
     """As git-annex and DVC keep images; a folder that is a link counts by its own name too."""
-    run = bright_run(tmp_path, monkeypatch, "both")
+    run = bright_run("both")
     source = bs80k_files(tmp_path / "source", (1, 2))
     for path in list(source.glob("wholeBody*/*.jpg")):
         kept = tmp_path / "kept" / f"{path.parent.name}{path.stem}"
@@ -379,8 +303,8 @@ def test_images_that_are_links_have_the_view_of_the_folder_of_the_link(tmp_path,
 
 
 @pytest.mark.parametrize("below", ["", "/deeper"])
-def test_out_that_is_a_file_is_one_sentence(tmp_path, monkeypatch, below):
-    run = bright_run(tmp_path, monkeypatch, "each")
+def test_out_that_is_a_file_is_one_sentence(tmp_path, bright_run, below):
+    run = bright_run("each")
     cv2.imwrite(str(tmp_path / "a.png"), spot(50))
     with pytest.raises(
         InputError, match=r"a.png.*: cannot be made .*expected --out to be a folder"
@@ -388,19 +312,19 @@ def test_out_that_is_a_file_is_one_sentence(tmp_path, monkeypatch, below):
         predict([run], tmp_path / "a.png", Path(f"{tmp_path / 'a.png'}{below}"), Choice("mean"))
 
 
-def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, monkeypatch):
-    run = bright_run(tmp_path, monkeypatch, "anterior")
-    scan_file(tmp_path / "p.dcm", "posterior", 40, "1.1")
+def test_a_view_that_a_network_was_not_trained_on_is_noted(tmp_path, bright_run):
+    run = bright_run("anterior")
+    scan_file(tmp_path / "p.dcm", "posterior", spot(40), "1.1")
     predict([run], tmp_path / "p.dcm", tmp_path / "out", Choice("mean"))
     assert found(tmp_path / "out", "p-posterior")["notes"] == [
         "the network was trained on anterior views, this one is posterior"
     ]
 
 
-def test_settings_that_belong_to_the_run_cannot_be_changed(workdir: Path, tmp_path: Path):
+def test_settings_that_belong_to_the_run_cannot_be_changed(trained: Path, tmp_path: Path):
     source = write_layout(tmp_path / "source", (1,))
     changes = {"evaluate.min_area": 10**6}
-    result, _ = predict([workdir], source, tmp_path / "out", Choice("mean"), changes=changes)
+    result, _ = predict([trained], source, tmp_path / "out", Choice("mean"), changes=changes)
     assert result["views"] and not result["boxes_abnormal"] and not result["boxes_normal"]
     with pytest.raises(InputError, match="--config.model.levels: belongs to the run"):
-        predict([workdir], source, tmp_path / "out", Choice("mean"), changes={"model.levels": 1})
+        predict([trained], source, tmp_path / "out", Choice("mean"), changes={"model.levels": 1})

@@ -147,18 +147,21 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
 
 
 def _define_report(values: flags.FlagValues) -> None:
-    workdir_flag(values)
+    text = "Folder of a run, of a cross-validation or of an evaluation; several, as A,B,C."
+    string_flag(values, "workdir", None, text)
     changes_flag(values)
     text = "How large the page may be; where it would be larger, some scans have no pictures."
     integer_flag(values, "max_megabytes", 64, text, lower=1)
+    text = "File for the page; by default report.html in the folder, of several A+B+C.html there."
+    string_flag(values, "out", None, text)
 
 
 def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.report.page import write_report
 
     refuse_positionals(rest)
-    require(values, "workdir")
-    return write_report(Path(values.workdir), values.max_megabytes, read_changes(values))
+    out = Path(values.out) if values.out else None
+    return write_report(read_workdirs(values), values.max_megabytes, read_changes(values), out)
 
 
 VERBS = {
@@ -207,8 +210,13 @@ VERBS = {
         _run_predict,
     ),
     "report": Verb(
-        "report --workdir=DIR [--max_megabytes=64] [--config.data.dir=DIR …]",
-        "Gathers scores, curves and every test scan of a run into one page, report.html.",
+        "report --workdir=DIR[,DIR …] [--out=FILE] [--max_megabytes=64] [--config.data.dir=DIR …]",
+        "Gathers scores, curves and every test scan of runs into one page.\n\n"
+        "Of several runs, or of the folds of a cross-validation, it has their figures and curves\n"
+        "beside each other, the settings in which they differ, and a choice of the run whose\n"
+        "findings are shown on the scans. It is report.html in the folder, or A+B+C.html beside\n"
+        "the first of several. A folder that `bonescan evaluate` wrote, as of an ensemble, is one\n"
+        "too. The page needs no network.",
         _define_report,
         _run_report,
     ),

@@ -94,7 +94,12 @@ def _lesions(evaluation: dict[str, Any]) -> str:
         title = f"Lesions found, if {words}"
         parts.append(f"<h3>{title}</h3>{table(title, columns, rows)}")
     lines = [
-        Line(name, _points(scores["centre"]["curve"]), CLASS_COLOURS[name])
+        Line(
+            name,
+            _points(scores["centre"]["curve"]),
+            CLASS_COLOURS[name],
+            bars=sensitivity_bars(scores["centre"]["per_view"]),
+        )
         for name, scores in found.items()
     ]
     froc = chart("FROC curve, by centres", lines, "false positives a view", "sensitivity", (0, 1))
@@ -108,6 +113,15 @@ def _lesion_cells(scores: dict[str, Any], rates: list[str]) -> Iterator[str]:
             yield interval(scores[per][rate]) + star
         yield interval(scores[per]["mean"])
     yield interval(scores["average_precision"])
+
+
+def sensitivity_bars(per_view: dict[str, Any]) -> list[tuple[float, float, float]]:
+    """The intervals at those rates of false positives that the curve reaches, for its chart."""
+    return [
+        (float(rate), each["low"], each["high"])
+        for rate, each in per_view.items()
+        if rate != "mean" and each["reached"] and each.get("low") is not None
+    ]
 
 
 def _points(curve: dict[str, list[float]]) -> list[tuple[float, float]]:

@@ -19,9 +19,10 @@ const LESION = data.boxes ? "lesion" : "abnormal image"; // what is to be found
 const element = (id) => document.getElementById(id);
 const scanOf = new Map(data.scans.map((scan) => [String(scan.patient), scan]));
 const state = {
+  run: 0,
   scan: null,
   label: 1, // the class that is counted
-  scores: data.classes.map((name) => data.thresholds[name]),
+  scores: [], // least ones, of the classes
   level: 100, // percent
   transfer: "linear",
   zoom: 0,
@@ -29,6 +30,22 @@ const state = {
 };
 let shown = []; // patients in the list, in order
 let drawn = []; // pictures of the scan: {canvas, grey, name, view, factor}
+
+// ---- run ---------------------------------------------------------------------------------------
+
+let curves = []; // of the classes
+
+/** Puts what this run found into the scans, and starts from its thresholds. */
+function chooseRun(number) {
+  const run = data.runs[number];
+  state.run = number;
+  state.scores = data.classes.map((name) => run.thresholds[name]);
+  data.scans.forEach((scan, i) => {
+    scan.dice = run.scans[i].dice;
+    scan.views.forEach((view, j) => Object.assign(view, run.scans[i].views[j]));
+  });
+  curves = data.classes.map((_, i) => frocCurve(i + 1));
+}
 
 // ---- counts ------------------------------------------------------------------------------------
 
@@ -71,7 +88,6 @@ function some(value, one, many = `${one}s`) {
 const SVG = "http://www.w3.org/2000/svg";
 const PLOT = { left: 52, right: 312, top: 8, bottom: 118, least: 0.03 };
 const numViews = data.scans.reduce((sum, scan) => sum + scan.views.length, 0);
-const curves = data.classes.map((_, i) => frocCurve(i + 1));
 
 function frocCurve(label) {
   const views = data.scans.flatMap((scan) => scan.views);
@@ -187,6 +203,7 @@ function listRow(scan) {
   button.tabIndex = -1;
   head.append(button);
   row.append(head, ...[0, 1, 2].map(() => document.createElement("td")));
+  row.lastElementChild.hidden = !data.boxes; // the Dice
   row.addEventListener("click", () => openScan(scan));
   return row;
 }
@@ -318,7 +335,8 @@ function scaleOf(grey, numPictures) {
   return Math.min(byWidth, Math.max(byHeight, LEAST_SCALE), 2);
 }
 
-function paint({ canvas, grey, level, factor, view }) {
+function paint({ canvas, grey, level, factor, view, said }) {
+  said.textContent = verdict(view);
   const scale = scaleOf(grey, drawn.length);
   const pixelRatio = window.devicePixelRatio || 1;
   canvas.width = Math.round(grey.width * scale * pixelRatio);
@@ -367,6 +385,16 @@ function outline(context, label, [xmin, ymin, xmax, ymax], line, dashes) {
   context.stroke();
 }
 
+/** What became of an image that was classified. */
+function result(view) {
+  const isFound = kept(view, 1).length > 0;
+  if (view.abnormal) return isFound ? "hit" : "missed";
+  return isFound ? "false alarm" : "left out";
+}
+
+const annotation = (view) => (view.abnormal ? "abnormal" : "normal");
+const verdict = (view) => `${annotation(view)}, score ${view.score.toFixed(2)}: ${result(view)}`;
+
 function described(view, name, factor) {
   const counts = data.classes.map((each, i) => {
     const { lesions, hits, alarms } = count({ views: [view] }, i + 1);
@@ -389,12 +417,14 @@ function figure(name, view, factor) {
     part.textContent = text;
     caption.append(part);
   }
+  const said = document.createElement("p");
+  said.hidden = data.boxes;
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
   canvas.dataset.view = [view.region, name].filter(Boolean).join(", ");
   canvas.dataset.factor = factor;
-  node.append(caption, canvas);
-  return { node, canvas };
+  node.append(caption, canvas, said);
+  return { node, canvas, said };
 }
 
 async function showPictures() {
@@ -433,9 +463,8 @@ function showSummary() {
     const found = `${some(lesions, LESION)}, ${number(missed)} missed`;
     return `${name}: ${found}, ${some(alarms, "false alarm")}`;
   });
-  for (const view of scan.views) {
-    const label = view.abnormal ? "abnormal" : "normal";
-    parts.push(`${whole(view)} annotated ${label}, score ${view.score.toFixed(2)}`);
+  for (const view of data.boxes ? scan.views : []) {
+    parts.push(`${whole(view)} annotated ${annotation(view)}, score ${view.score.toFixed(2)}`);
   }
   if (scan.counts !== null) parts.push(`${number(scan.counts / 1000)} thousand counts`);
   if (scan.overflow) parts.push("pixels had overflowed");
@@ -443,29 +472,37 @@ function showSummary() {
   showFindings();
 }
 
-function showFindings() {
+/** Lines of the table: view, class, result, score and the place of its middle. */
+function findings() {
+  const middle = ([xmin, ymin, xmax, ymax]) =>
+    [Math.round((xmin + xmax) / 2), Math.round((ymin + ymax) / 2)];
   const lines = [];
   for (const view of state.scan.views) {
     const where = whole(view);
+    if (!data.boxes) {
+      lines.push([where, annotation(view), result(view), view.score.toFixed(3)]);
+      continue;
+    }
     const candidates = data.classes.flatMap((_, i) => kept(view, i + 1));
     view.lesions.forEach(([label, ...box], i) => {
       const hit = candidates.find((each) => each[0] === label && each[6] === i);
-      lines.push([where, label, hit ? "hit" : "missed", hit?.[1], box]);
+      const score = hit?.[1].toFixed(3) ?? "–";
+      lines.push([where, data.classes[label - 1], hit ? "hit" : "missed", score, ...middle(box)]);
     });
     for (const [label, score, ...box] of candidates) {
       if (box[4] < HIT) {
-        const result = box[4] === FALSE_ALARM ? "false alarm" : "further mark on a lesion";
-        lines.push([where, label, result, score, box]);
+        const outcome = box[4] === FALSE_ALARM ? "false alarm" : "further mark on a lesion";
+        lines.push([where, data.classes[label - 1], outcome, score.toFixed(3), ...middle(box)]);
       }
     }
   }
+  return lines;
+}
+
+function showFindings() {
   element("findings").querySelector("tbody").replaceChildren(
-    ...lines.map(([where, label, result, score, [xmin, ymin, xmax, ymax]]) => {
+    ...findings().map((texts) => {
       const row = document.createElement("tr");
-      const texts = [
-        where, data.classes[label - 1], result, score?.toFixed(3) ?? "–",
-        Math.round((xmin + xmax) / 2), Math.round((ymin + ymax) / 2),
-      ];
       row.append(...texts.map((text, i) => {
         const cell = document.createElement(i ? "td" : "th");
         if (!i) cell.scope = "row";
@@ -491,6 +528,7 @@ function openScan(scan) {
 /** Writes what is shown into the address; only when a control is released: browsers limit it. */
 function keepLink() {
   const link = new URLSearchParams({
+    ...(data.runs.length > 1 ? { run: data.runs[state.run].name } : {}),
     scan: state.scan.patient, level: state.level, transfer: state.transfer, zoom: state.zoom,
     two: Number(state.two), class: data.classes[state.label - 1],
     score: state.scores[state.label - 1],
@@ -502,6 +540,8 @@ function keepLink() {
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1));
   const scan = scanOf.get(link.get("scan"));
+  const run = data.runs.findIndex(({ name }) => name === link.get("run"));
+  if (run >= 0) chooseRun(run);
   const within = (name, low, high, otherwise) => {
     const value = parseFloat(link.get(name));
     return value >= low && value <= high ? value : otherwise;
@@ -516,6 +556,7 @@ function readLink() {
 }
 
 function showControls() {
+  element("run").value = state.run;
   element("class").value = state.label;
   element("score").value = state.scores[state.label - 1];
   element("level").value = state.level;
@@ -540,6 +581,13 @@ function onScore() {
   showList();
   showSummary();
   repaint();
+}
+
+function onRun(event) {
+  chooseRun(Number(event.target.value));
+  showControls();
+  showList();
+  openScan(state.scan);
 }
 
 function onDisplay(event) {
@@ -580,11 +628,16 @@ function checkbox(id, text, mark) {
 }
 
 function start() {
+  data.runs.forEach(({ name }, i) => element("run").append(new Option(name, i)));
+  element("runs").hidden = data.runs.length === 1;
+  chooseRun(0);
   data.classes.forEach((name, i) => element("class").append(new Option(name, i + 1)));
   checkbox("outline-truth", "annotated", "solid");
   checkbox("outline-prediction", "predicted", "dashed");
   data.classes.forEach((name, i) => checkbox(`outline-${i + 1}`, name, `mark-${i + 1}`));
   for (const node of document.querySelectorAll(".boxes")) node.toggleAttribute("hidden", !data.boxes);
+  element("pictures").classList.toggle("crops", !data.boxes);
+  if (!data.boxes) element("findings").querySelector("summary").textContent = "What is said";
   element("detection").hidden = !curves.some((curve) => curve.lesions);
   element("workplace").hidden = false;
   const asked = readLink();
@@ -593,6 +646,7 @@ function start() {
   openScan(asked ?? shown[0] ?? data.scans[0]);
   if (asked) element("viewer").scrollIntoView();
 
+  element("run").addEventListener("change", onRun);
   element("class").addEventListener("change", (event) => {
     state.label = Number(event.target.value);
     showControls();

@@ -1,15 +1,18 @@
 """Pieces of the page: tables that scroll on a phone, numbers, charts."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 from bonescan_jax.report.chart import Line, line_chart
 
+MAX_ROWS = 24  # of each line in the table of a chart
+
 
 def wide(name: str) -> str:
     """Opens a table that scrolls sideways, by keys too, where the window is narrow."""
+    name = escape(name)
     return (
         f'<div class="wide" tabindex="0" role="group" aria-label="{name}"><table>'
         f'<caption class="hidden">{name}</caption>'
@@ -49,9 +52,20 @@ def chart(
     y_label: str = "",
     y_limits: tuple[float, float] | None = None,
 ) -> str:
-    """Return the chart of the lines that have finite points, an empty string if none has."""
+    """The chart of the lines that have finite points, above its numbers; nothing if none has."""
     lines = [line for line in lines if any(math.isfinite(y) for _, y in line.points)]
     if not lines:
         return ""
     svg = line_chart(title, lines, x_label=x_label, y_label=y_label, y_limits=y_limits)
-    return f"<figure>{svg}</figure>"
+    numbers = table(f"{title}, in numbers", ["Line", x_label, y_label], _numbers(lines))
+    return f"<figure>{svg}<details><summary>In numbers</summary>{numbers}</details></figure>"
+
+
+def _numbers(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
+    """Points of lines, no more than people read; with intervals where a line has them."""
+    for line in lines:
+        stride = math.ceil(len(line.points) / MAX_ROWS)
+        for x, y in [*line.points[:-1:stride], *line.points[-1:]]:
+            yield line.name, [f"{x:.4g}", f"{y:.4g}" if math.isfinite(y) else "–"]
+        for x, low, high in line.bars:
+            yield f"{line.name}, 95 % interval", [f"{x:.4g}", f"{low:.3f} to {high:.3f}"]

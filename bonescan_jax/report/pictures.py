@@ -2,7 +2,7 @@
 
 import base64
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -51,9 +51,14 @@ def encode_picture(image: np.ndarray) -> Picture:
 
 
 def scan_pictures(
-    config: ml_collections.ConfigDict, split: str
+    config: ml_collections.ConfigDict, split: str, patients: Collection[int] | None = None
 ) -> Iterator[tuple[int, str, Picture]]:
     """Patient, name and picture of every view of a split, from the prepared data set.
+
+    Args:
+        config: of the run.
+        split: train, validation, test or all.
+        patients: only of these; None: of all.
 
     Raises:
         InputError: the data set is not prepared, or a record cannot be read.
@@ -67,7 +72,11 @@ def scan_pictures(
         name = picture_name(patient, VIEWS[record["view"]], region)
         return patient, name, encode_picture(view["image"])
 
-    records: Iterable[Record] = view_records(config, split)
+    records: Iterable[Record] = (
+        record
+        for record in view_records(config, split)
+        if patients is None or int(record["patient"]) in patients
+    )
     waiting: deque[Future[tuple[int, str, Picture]]] = deque()
     with ThreadPoolExecutor(usable_cores()) as threads:
         for record in records:

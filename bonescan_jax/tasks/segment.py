@@ -17,7 +17,7 @@ from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
 from bonescan_jax.hyperparameters import Hyperparameters
 from bonescan_jax.losses import deep_supervision_loss
-from bonescan_jax.metrics import segmentation
+from bonescan_jax.metrics import segmentation, summary
 from bonescan_jax.metrics.candidates import view_findings
 from bonescan_jax.metrics.rows import ViewRow, pixel_counts
 from bonescan_jax.metrics.threshold import (
@@ -262,10 +262,10 @@ def _host_views(batch: ScanBatch) -> Iterator[View]:
 
 
 def headline(rows: Sequence[ViewRow], selected: str) -> dict[str, Any]:
-    """Dice over the pixels of all views, of the selected predictor and the threshold detector."""
+    """Lesions, masks and images by the selected predictor; Dice of the threshold detector."""
     threshold = pooled_dice(pixel_counts(rows, "threshold"))
     return {
         "num_images": len(rows),
-        **pooled_dice(pixel_counts(rows, selected)),
+        **summary.headline(rows, selected),
         **{name.replace("dice_", "dice_threshold_"): dice for name, dice in threshold.items()},
     }

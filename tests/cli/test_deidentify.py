@@ -9,7 +9,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from bonescan_jax.cli.main import main
 from bonescan_jax.scans.dicom import read_dicom
-from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
+from tests.scans.dicom_files import PIXELS, nm_dataset, save, two_views
 
 
 def call(capsys, *arguments) -> tuple[int, dict, str]:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,35 @@ def start(
     workdir_of_last: Path | None = None,
     **changes: Any,
 ) -> list[subprocess.Popen]:
-    """Starts `bonescan train` as this many processes with this many simulated devices each.
+    """Starts `bonescan train`, see `start_verb`; what the processes say goes to the workdir.
 
-    `changes` are settings of all, `of_last` and `workdir_of_last` of the last one alone. What they
-    say goes to workdir/said_PROCESS.txt.
+    `changes` are settings of all, `of_last` and `workdir_of_last` of the last one alone.
+    """
+    settings = SETTINGS | {"data.dir": str(data)} | changes
+    command = ["train", "--config=configs/phantom.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    last = [f"--config.{name}={value}" for name, value in (of_last or {}).items()]
+    last += [f"--workdir={workdir_of_last or workdir}"]
+    return start_verb(command, workdir, data.parent / "cache", processes, devices, last)
+
+
+def start_verb(
+    command: list[str],
+    said: Path,
+    cache: Path,
+    processes: int = 1,
+    devices: int = 1,
+    of_last: Sequence[str] = (),
+) -> list[subprocess.Popen]:
+    """Starts `bonescan` as this many processes of one job, each with so many simulated devices.
+
+    Args:
+        command: verb and flags, those of the last process followed by `of_last`.
+        said: folder for what they say, said_PROCESS.txt.
+        cache: folder for what they compile.
+        processes: of the job.
+        devices: of each.
+        of_last: flags.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -73,26 +99,22 @@ def start(
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # Compiling is most of the work, and the same for every run of the same devices.
-        "JAX_COMPILATION_CACHE_DIR": str(data.parent / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    settings = SETTINGS | {"data.dir": str(data)} | changes
-    command = [sys.executable, "-m", "bonescan_jax", "train"]
-    command += ["--config=configs/phantom.py", f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "bonescan_jax", *command]
     if processes > 1:
         command += [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
-    workdir.mkdir(parents=True, exist_ok=True)
+    said.mkdir(parents=True, exist_ok=True)
     started = []
     for number in range(processes):
         if number == processes - 1:
-            command += [f"--config.{name}={value}" for name, value in (of_last or {}).items()]
-            command += [f"--workdir={workdir_of_last or workdir}"]
+            command += of_last
         mine = [f"--process_id={number}"] if processes > 1 else []
-        with (workdir / f"said_{number}.txt").open("a") as said:
+        with (said / f"said_{number}.txt").open("a") as output:
             started.append(
                 subprocess.Popen(
-                    command + mine, cwd=ROOT, env=environment, stdout=said, stderr=said
+                    command + mine, cwd=ROOT, env=environment, stdout=output, stderr=output
                 )
             )
     return started

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,15 @@ THRESHOLDS = {"abnormal": 0.6, "normal": 0.45}
 OVERFLOWED = (500, 60), 700  # row and column, grey value
 
 
-def rows_with_further_marks(num_patients: int) -> list[ViewRow]:
-    """Random rows in which the first lesion of a view has a second, weaker mark on it."""
+def rows_with_further_marks(num_patients: int, noise: float = 0.3) -> list[ViewRow]:
+    """Random rows in which the first lesion of a view has a second, weaker mark on it.
+
+    Args:
+        num_patients: always the same ones.
+        noise: of what is said of them.
+    """
     rows = []
-    for row in random_rows(num_patients, seed=3):
+    for row in random_rows(num_patients, seed=3, noise=noise):
         marks = tuple(
             Candidate(each.label, 0.4, each.box, each.area, ()) for each in row.lesions[:1]
         )
@@ -39,26 +45,42 @@ def image(patient: int, view: str) -> np.ndarray:
     return pixels.astype(np.uint16)
 
 
-def write_run(
-    workdir: Path,
+def write_evaluation(
+    folder: Path,
+    rows: list[ViewRow],
+    details: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """Writes what evaluation leaves in a folder: rows, scores, and `details` of them.
+
+    Args:
+        folder: gets evaluation/.
+        rows: of the split.
+        details: what `summarize` gives; None: thresholds alone.
+        about: where it differs from that of a run on its own test split.
+    """
+    about = {"split": "test", "selected": "mean", **(about or {})}
+    path = folder / "evaluation" / f"{about['split']}.rows.jsonl"
+    write_rows(path, about, rows)
+    details = details or {"thresholds": {"candidates": THRESHOLDS}}
+    evaluation = {**about, "num_images": len(rows), **details}
+    path.with_name(f"{about['split']}.json").write_text(json.dumps(evaluation))
+
+
+def write_training(workdir: Path, settings: dict[str, Any] | None = None) -> None:
+    """Writes what training leaves: settings and the loss of a few steps."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(settings or {}))
+    lines = [{"step": step, "kind": "train", "loss": 1 / step} for step in range(1, 9)]
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def show_pictures(
     monkeypatch: pytest.MonkeyPatch,
     rows: list[ViewRow],
     pictures: dict[str, Picture] | None = None,
-    max_megabytes: float = 64,
-) -> Path:
-    """Writes what evaluation leaves, and the report; `pictures` by view saves encoding each."""
-    (workdir / "evaluation").mkdir()
-    (workdir / "config.json").write_text("{}")
-    about = {"split": "test", "selected": "mean"}
-    write_rows(workdir / "evaluation" / "test.rows.jsonl", about, rows)
-    evaluation = {
-        "split": "test",
-        "thresholds": {"candidates": THRESHOLDS},
-        "selected": "mean",
-    }
-    lines = [{"step": step, "kind": "train", "loss": 1 / step} for step in range(1, 9)]
-    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (workdir / "evaluation" / "test.json").write_text(json.dumps(evaluation))
+) -> None:
+    """Gives the page pictures of these rows; `pictures` by view saves encoding each."""
 
     def scan_pictures(*_: object) -> Iterator[tuple[int, str, Picture]]:
         for row in rows:
@@ -68,7 +90,20 @@ def write_run(
 
     monkeypatch.setattr(browser, "scan_pictures", scan_pictures)
     monkeypatch.setattr(browser, "data_fingerprint", lambda *_: "")
-    return Path(str(write_report(workdir, max_megabytes)["report"]))
+
+
+def write_run(
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[ViewRow],
+    pictures: dict[str, Picture] | None = None,
+    max_megabytes: float = 64,
+) -> Path:
+    """Writes a run that was evaluated, and its report."""
+    write_training(workdir)
+    write_evaluation(workdir, rows)
+    show_pictures(monkeypatch, rows, pictures)
+    return Path(str(write_report([workdir], max_megabytes)["report"]))
 
 
 def counts_of(rows: list[ViewRow], least: float, label: int = ABNORMAL) -> tuple[int, int, int]:

@@ -2,19 +2,31 @@
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from bonescan_jax.metrics.rows import ViewRow
 from bonescan_jax.report.pictures import encode_picture
 from bonescan_jax.scans import ABNORMAL, NORMAL, VIEWS
+from tests.report.chromium import (
+    LAPTOP,
+    NARROW,
+    PHONE,
+    By,
+    by_id,
+    check_accessibility,
+    listed,
+    move,
+    needs_axe,
+    show,
+    wait,
+    webdriver,
+)
 from tests.report.scans import (
     OVERFLOWED,
     THRESHOLDS,
@@ -24,36 +36,9 @@ from tests.report.scans import (
     write_run,
 )
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip(
-        "needs Debian's packages chromium and chromium-driver, which are not installed",
-        allow_module_level=True,
-    )
-
-from axe_selenium_python import Axe
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
-
-LAPTOP, PHONE, NARROW = (1366, 768), (390, 844), (320, 640)
 NUM_PATIENTS = 40
 MANY = 600
 ROWS = rows_with_further_marks(NUM_PATIENTS)
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -69,39 +54,6 @@ def page(driver: webdriver.Chrome, html: Path) -> webdriver.Chrome:
     return driver
 
 
-def show(
-    driver: webdriver.Chrome, html: Path, fragment: str = "", size: tuple[int, int] = LAPTOP
-) -> None:
-    """Opens the page, waits for the pictures and forgets what was logged before."""
-    width, height = size
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    driver.get("about:blank")
-    driver.get_log("browser")
-    driver.get_log("performance")
-    driver.get(html.as_uri() + fragment)
-    wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#pictures canvas"))
-
-
-def wait(driver: webdriver.Chrome, condition: Callable[[], Any]) -> None:
-    WebDriverWait(driver, 10, poll_frequency=0.05).until(lambda _: condition())
-
-
-def by_id(driver: webdriver.Chrome, name: str) -> Any:
-    return driver.find_element(By.ID, name)
-
-
-def move(driver: webdriver.Chrome, slider: str, value: float) -> None:
-    """Moves a slider as dragging it does."""
-    driver.execute_script(
-        "const [slider, value] = arguments; slider.value = value;"
-        "slider.dispatchEvent(new Event('input', {bubbles: true}));"
-        "slider.dispatchEvent(new Event('change', {bubbles: true}));",
-        by_id(driver, slider),
-        value,
-    )
-
-
 def pixel(driver: webdriver.Chrome, row: int, column: int, number: int = 0) -> int:
     """Grey that a canvas shows at a pixel of the scan."""
     return driver.execute_script(
@@ -112,14 +64,6 @@ def pixel(driver: webdriver.Chrome, row: int, column: int, number: int = 0) -> i
         row,
         column,
         number,
-    )
-
-
-def listed(driver: webdriver.Chrome) -> list[list[str]]:
-    """The cells of every row of the list."""
-    return driver.execute_script(
-        "return [...document.querySelectorAll('#list tbody tr')].map("
-        "(row) => [...row.children].map((cell) => cell.textContent))"
     )
 
 
@@ -326,23 +270,11 @@ def test_everything_is_reached_and_used_by_keys_alone(page):
     assert by_id(page, "score-shown").text == "0.550" and by_id(page, "totals").text != before
 
 
-@pytest.mark.skipif(
-    version("axe-selenium-python") < "3", reason="needs axe-selenium-python 3, and Python 3.12"
-)
+@needs_axe
 @pytest.mark.parametrize("size", [LAPTOP, PHONE, NARROW])
 def test_no_violation_of_accessibility_and_nothing_sticks_out(driver, html, size):
     show(driver, html, size=size)
-    for summary in driver.find_elements(By.TAG_NAME, "summary"):
-        if not summary.find_element(By.XPATH, "..").get_attribute("open"):
-            summary.click()
-    axe = Axe(driver)
-    axe.inject()
-    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = axe.run(options={"runOnly": rules})
-    assert {"color-contrast", "label", "target-size"} <= {each["id"] for each in found["passes"]}
-    violations = [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]
-    assert violations == []
-    assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    check_accessibility(driver, size[0])
 
 
 def test_nothing_is_logged_and_nothing_is_asked_for(driver, html):
@@ -397,5 +329,18 @@ def test_of_classified_images_the_score_moves_the_counts_of_images(driver, tmp_p
         assert totals.startswith(f"{found} of {sum(row.abnormal for row in rows)} abnormal images")
         assert f", {alarms} false alarms" in totals
     assert not by_id(driver, "froc").is_displayed()
-    assert not by_id(driver, "findings").is_displayed()
+    least = 0.25
+    said = driver.execute_script(
+        "return [...document.querySelectorAll('#findings tbody tr')].map("
+        "(row) => [...row.children].map((cell) => cell.textContent))"
+    )
+    captions = [each.text for each in driver.find_elements(By.CSS_SELECTOR, "#pictures p")]
+    patient = int(by_id(driver, "scan-title").text.split()[1])
+    for row, cells, caption in zip(of_patients(rows)[patient], said, captions, strict=True):
+        word = "abnormal" if row.abnormal else "normal"
+        found = row.score >= least
+        result = ("hit" if found else "missed") if row.abnormal else ""
+        result = result or ("false alarm" if found else "left out")
+        assert cells == [row.view, word, result, f"{row.score:.3f}"]
+        assert caption.startswith(f"{word}, score") and caption.endswith(result)
     assert driver.get_log("browser") == []

@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def read(workdir):
-    return Page(Path(write_report(workdir)["report"]).read_text(encoding="utf-8"))
+    return Page(Path(write_report([workdir])["report"]).read_text(encoding="utf-8"))
 
 
 ROWS = random_rows(20)
@@ -164,7 +164,7 @@ def test_result_holds_the_headline(workdir):
     evaluation = json.loads((workdir / "evaluation" / "test.json").read_text())
     evaluation |= {"dice_abnormal": 0.4, "dice_normal": 0.6, "dice_threshold_abnormal": 0.1}
     (workdir / "evaluation" / "test.json").write_text(json.dumps(evaluation))
-    result = write_report(workdir)
+    result = write_report([workdir])
     assert (result["dice_abnormal"], result["dice_threshold_abnormal"]) == (0.4, 0.1)
     assert result["images_per_second"] > 0
     assert result["workdir"] == str(workdir)
@@ -197,14 +197,16 @@ def test_resumed_run_draws_the_later_record_and_survives_a_torn_middle(tmp_path)
 
 def test_not_a_workdir_and_broken_files(workdir, tmp_path_factory):
     with pytest.raises(InputError, match=r"config\.json: not found"):
-        write_report(tmp_path_factory.mktemp("empty"))
+        write_report([tmp_path_factory.mktemp("empty")])
     for name in ("evaluation/test.json", "config.json"):
+        whole = (workdir / name).read_text()
         (workdir / name).write_text('{"split": ')
         with pytest.raises(InputError, match=f"{name}: expected JSON"):
-            write_report(workdir)
+            write_report([workdir])
+        (workdir / name).write_text(whole)
     (workdir / "config.json").write_text("[]")
     with pytest.raises(InputError, match="JSON object, found list"):
-        write_report(workdir)
+        write_report([workdir])
     assert not (workdir / "report.html").exists()
 
 

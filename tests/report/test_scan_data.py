@@ -12,9 +12,11 @@ from bonescan_jax.datasets.decode import decode
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import view_records
 from bonescan_jax.metrics.rows import write_rows
-from bonescan_jax.report.browser import FALSE_ALARM, FURTHER, scan_browser, worst_first
+from bonescan_jax.report.browser import scan_browser
 from bonescan_jax.report.page import write_report
 from bonescan_jax.report.pictures import choose_patients, encode_picture, scan_pictures
+from bonescan_jax.report.runs import load_runs
+from bonescan_jax.report.scan_data import FALSE_ALARM, FURTHER, worst_first
 from bonescan_jax.runs.workdir import write_config
 from bonescan_jax.scans import VIEWS
 from tests.report.scans import (
@@ -43,7 +45,8 @@ def test_candidates_are_hits_false_alarms_or_further_marks_as_defined(tmp_path, 
     rows = rows_with_further_marks(20)
     html = write_run(tmp_path, monkeypatch, rows).read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
-    views = [view for scan in data["scans"] for view in scan["views"]]
+    lesions = [view["lesions"] for scan in data["scans"] for view in scan["views"]]
+    views = [view for scan in data["runs"][0]["scans"] for view in scan["views"]]
     for label, name in enumerate(("abnormal", "normal"), 1):
         for least in (0.0, 0.3, THRESHOLDS[name], 0.8):
             outcomes = [
@@ -56,19 +59,19 @@ def test_candidates_are_hits_false_alarms_or_further_marks_as_defined(tmp_path, 
             assert sum(outcome >= 0 for outcome in outcomes) == hits
             assert outcomes.count(FALSE_ALARM) == alarms
     assert any(each[-1] == FURTHER for view in views for each in view["candidates"])
-    assert data["thresholds"] == THRESHOLDS
+    assert data["runs"][0]["thresholds"] == THRESHOLDS
     hit = next(e for v in views for e in v["candidates"] if e[-1] >= 0)
-    view = next(v for v in views if hit in v["candidates"])
-    assert view["lesions"][hit[-1]][1:] == hit[2:6]  # random marks are the boxes of their lesions
+    place = next(place for place, v in enumerate(views) if hit in v["candidates"])
+    assert lesions[place][hit[-1]][1:] == hit[2:6]  # random marks are the boxes of their lesions
 
 
 def test_worst_is_missed_then_false_alarms_then_dice():
     def scan(patient, lesions, outcomes, dice):
-        view = {
-            "lesions": [[1, 0, 0, 9, 9]] * lesions,
-            "candidates": [[1, 0.9, 0, 0, 9, 9, outcome] for outcome in outcomes],
-        }
-        return {"patient": patient, "dice": [dice, None], "views": [view]}
+        candidates = [[1, 0.9, 0, 0, 9, 9, outcome] for outcome in outcomes]
+        return (
+            {"patient": patient, "views": [{"lesions": [[1, 0, 0, 9, 9]] * lesions}]},
+            {"dice": [dice, None], "views": [{"candidates": candidates}]},
+        )
 
     scans = [
         scan(1, 1, [0], None),
@@ -77,7 +80,13 @@ def test_worst_is_missed_then_false_alarms_then_dice():
         scan(4, 0, [FALSE_ALARM, FURTHER], 0.9),
         scan(5, 2, [0], 0.9),
     ]
-    assert worst_first(scans, {"abnormal": 0.5, "normal": 0.5}) == [5, 4, 3, 2, 1]
+    assert worst_first(*zip(*scans, strict=True), {"abnormal": 0.5, "normal": 0.5}) == [
+        5,
+        4,
+        3,
+        2,
+        1,
+    ]
 
 
 def test_pictures_keep_every_pixel_where_it_is_and_what_overflowed():
@@ -107,25 +116,25 @@ def test_pictures_of_a_split_are_those_of_its_records(small_config, views):
 
 def test_without_the_evaluated_data_the_page_says_so(tmp_path, small_config):
     rows = rows_with_further_marks(2)
-    path = tmp_path / "test.rows.jsonl"
+    path = tmp_path / "evaluation" / "test.rows.jsonl"
     write_config(tmp_path, small_config)
     write_rows(path, {"split": "test", "data_fingerprint": "of another"}, rows)
-    page = scan_browser(tmp_path, path, {}, 64)
+    page = scan_browser(load_runs([tmp_path]), 10**7)
     assert "is not the data set that was evaluated" in page.section and not page.pictures
     small_config.data.dir = str(tmp_path / "moved")
     write_config(tmp_path, small_config)
-    page = scan_browser(tmp_path, path, {}, 64)
+    page = scan_browser(load_runs([tmp_path]), 10**7)
     assert "The scans are not shown" in page.section and len(json.loads(page.data)["scans"]) == 2
 
 
 def test_data_that_moved_are_found_where_one_says_they_are(tmp_path, small_config):
     patients = {int(record["patient"]) for record in view_records(small_config, "test")}
     rows = [row._replace(patient=min(patients)) for row in rows_with_further_marks(1)]
-    path, here = tmp_path / "test.rows.jsonl", small_config.data.dir
+    path, here = tmp_path / "evaluation" / "test.rows.jsonl", small_config.data.dir
     small_config.data.dir = str(tmp_path / "moved")
     write_config(tmp_path, small_config)
     write_rows(path, {"split": "test"}, rows)
-    page = scan_browser(tmp_path, path, {}, 64, {"data.dir": here})
+    page = scan_browser(load_runs([tmp_path]), 10**7, {"data.dir": here})
     names = [
         name for view in json.loads(page.data)["scans"][0]["views"] for name in view["pictures"]
     ]
@@ -139,11 +148,11 @@ def test_beyond_the_budget_half_of_the_pictures_are_of_the_worst(tmp_path, monke
     chosen = choose_patients(worst, sizes, 400)
     assert len(chosen) == 40 and set(range(20)) <= chosen
     assert max(chosen) > 60 and chosen == choose_patients(worst, sizes, 400)
-    html = write_run(tmp_path, monkeypatch, rows_with_further_marks(6), max_megabytes=0.18)
+    html = write_run(tmp_path, monkeypatch, rows_with_further_marks(6), max_megabytes=0.14)
     text = html.read_text()
     kept = {int(each) for each in re.findall(r'id="picture-(\d+)-anterior"', text)}
     assert 0 < len(kept) < 6 and f"it has the pictures of {len(kept)} of 6 patients" in text
-    assert html.stat().st_size < 0.18e6
+    assert html.stat().st_size < 0.14e6
 
 
 def test_no_text_of_the_rows_can_run(tmp_path, monkeypatch):
@@ -164,4 +173,4 @@ def test_rows_of_another_format_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "evaluation" / "test.rows.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"test\.rows\.jsonl: its format"):
-        write_report(tmp_path)
+        write_report([tmp_path])

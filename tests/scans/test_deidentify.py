@@ -18,7 +18,7 @@ from pydicom.uid import UID, JPEGLosslessSV1
 from bonescan_jax.scans.deidentify import deidentify
 from bonescan_jax.scans.dicom import read_dicom
 from bonescan_jax.scans.dicom_pixels import DicomError
-from tests.scans.test_dicom import (
+from tests.scans.dicom_files import (
     PIXELS,
     SNOMED_CT,
     assert_both_views,

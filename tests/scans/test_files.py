@@ -13,7 +13,7 @@ from bonescan_jax.scans.files import read_image_file
 from bonescan_jax.scans.listing import list_image_files
 from tests.exif import with_orientation
 from tests.layout import jpeg
-from tests.scans.test_dicom import PIXELS, nm_dataset, save, two_views
+from tests.scans.dicom_files import PIXELS, nm_dataset, save, two_views
 
 IMAGE = np.random.default_rng(0).poisson(20, (HEIGHT, WIDTH))
 
