@@ -72,13 +72,13 @@ def _froc(runs: Sequence[Run], name: str) -> str:
             for line, run in zip(lines, runs, strict=True)
         ]
     title = f"FROC curve of {name} lesions, by centres"
-    return chart(title, lines, "false positives a view", "sensitivity", (0, 1))
+    return _chart(title, lines, "false positives a view", "sensitivity")
 
 
 def _of_images(runs: Sequence[Run], title: str, kind: str, x: str, x_label: str) -> str:
     y = "sensitivity" if kind == "roc" else "precision"
     lines = _lines(runs, lambda found: _pairs((found.get("patients") or {}).get(kind), x, y))
-    return chart(title, lines, x_label, y, (0, 1))
+    return _chart(title, lines, x_label, y)
 
 
 def _reliability(runs: Sequence[Run], name: str) -> str:
@@ -90,7 +90,7 @@ def _reliability(runs: Sequence[Run], name: str) -> str:
     if not any(line.points for line in lines):
         return ""
     title = f"Reliability of {name} candidates"
-    return chart(title, [IDEAL, *lines], "score", "share of hits", (0, 1))
+    return _chart(title, [IDEAL, *lines], "score", "share of hits")
 
 
 def _training(
@@ -105,7 +105,21 @@ def _training(
         _line(place, run.name, list(series(run.records[kind], key, run.name).points))
         for place, run in enumerate(runs)
     ]
-    return chart(title, lines, y_label=y_label, y_limits=y_limits)
+    return _chart(title, lines, "step", y_label, y_limits)
+
+
+def _chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None = (0, 1),
+) -> str:
+    """A chart whose title names the run if it has the line of one only."""
+    drawn = [line for line in lines if line.points]
+    if len(drawn) == 1:
+        title = f"{title}, {drawn[0].name}"
+    return chart(title, drawn, x_label, y_label, y_limits)
 
 
 def _pairs(curve: dict[str, list[float]] | None, x: str, y: str) -> Points:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from bonescan_jax.report.details import duration
 from bonescan_jax.report.parts import interval, number, table
@@ -15,7 +15,7 @@ Estimate = dict[str, Any]
 FOREGROUND = CLASSES[1:]
 WORST, HEADLINE_RATE = CLASSES[ABNORMAL], "1.0"
 STAR = "*"
-LONG = 40  # characters that deserve a wide column
+IMAGES = "AUC of images"  # stands where there are no lesions to be found
 HEADLINE_NOTE = "Small numbers are 95 % intervals over patients. AUC: is there anything abnormal?"
 LESIONS_NOTE = (
     " Sensitivity at 1 FP: share of abnormal lesions found at one false positive a view; a star: "
@@ -56,7 +56,7 @@ def measured(runs: Sequence[Run]) -> str:
     for text, names in sets.items():
         who = f"{escape(', '.join(names))}: " if len(sets) > 1 else ""
         parts.append(f"<p>{who}{escape(text)}</p>")
-    return f'{"".join(parts)}<p class="note">Not for diagnosis.</p>'
+    return "".join(parts)
 
 
 def _scored_on(run: Run) -> str:
@@ -134,36 +134,42 @@ COLUMNS = {
         *("lesions", WORST, "centre", "average_precision"), flat=f"average_precision_{WORST}"
     ),
     **{f"Dice, {name}": _dice(name) for name in FOREGROUND},
-    "AUC of images": _at("images", "auc", flat="image_auc"),
+    IMAGES: _at("images", "auc", flat="image_auc"),
     "AUC of patients": _at("patients", "auc", flat="patient_auc"),
 }
 
 
+class _Scored(NamedTuple):
+    """A row of a table of figures."""
+
+    name: str
+    evaluation: dict[str, Any]
+    weights: str
+
+
 def headline(runs: Sequence[Run]) -> str:
     """A row for each run that was scored, with those of the folds of a cross-validation."""
-    scored = [(run.name, run.evaluation, _weights(run)) for run in runs if run.evaluation]
-    scored += [
-        (f"{run.name}, pooled", pooled, "all folds together")
-        for run in runs
-        if (pooled := _pooled(run.evaluation))
-    ]
-    folds = [each for each in with_folds(runs) if each not in runs and each.evaluation]
-    scored += [(fold.name, fold.evaluation, _weights(fold)) for fold in folds]
+    scored = [each for run in runs for each in _rows_of(run) if each.evaluation]
     if not scored:
         return ""
-    comparable = len({_views(found) for _, found, _ in scored}) == 1 < len(scored)
+    comparable = len({_views(each.evaluation) for each in scored}) == 1 < len(scored)
+    columns = _columns(scored)
     title = "Headline figures"
     note = HEADLINE_NOTE + (BEST_NOTE if comparable else "")
-    if any(COLUMNS["AP"](found) or _dice(WORST)(found) for _, found, _ in scored):
+    if IMAGES not in columns:
         note += LESIONS_NOTE
-    shown = _headline_table(title, scored, comparable)
+    shown = _headline_table(title, scored, columns, comparable)
     return f'<h2>{title}</h2>{shown}<p class="note">{note}</p>'
 
 
-def _pooled(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Of a cross-validation the scores of the predictions of all folds together."""
-    found = {name: value for name, value in evaluation.items() if name.startswith("pooled_")}
-    return {name.removeprefix("pooled_"): value for name, value in found.items()}
+def _rows_of(run: Run) -> Iterator[_Scored]:
+    yield _Scored(run.name, run.evaluation, _weights(run))
+    if run.folds:
+        found = {name: each for name, each in run.evaluation.items() if name.startswith("pooled_")}
+        pooled = {name.removeprefix("pooled_"): each for name, each in found.items()}
+        yield _Scored(f"{run.name}, pooled", pooled, "all folds together")
+        for fold in with_folds([run]):
+            yield _Scored(fold.name, fold.evaluation, _weights(fold))
 
 
 def external(runs: Sequence[Run]) -> str:
@@ -171,39 +177,44 @@ def external(runs: Sequence[Run]) -> str:
     found = [each for run in runs for each in run.external]
     if not found:
         return ""
-    scored = [(each.name, each.evaluation, _scored_on(each)) for each in found]
+    scored = [_Scored(each.name, each.evaluation, _weights(each)) for each in found]
     title = "The same networks on other data"
-    return f"<h2>{title}</h2>{_headline_table(title, scored, False, 'Scored on')}"
+    shown = _headline_table(title, scored, _columns(scored), False)
+    return f"<h2>{title}</h2>{measured(found)}{shown}"
+
+
+def _columns(scored: Sequence[_Scored]) -> list[str]:
+    """Those with a value in a row."""
+    known = [
+        name for name, read in COLUMNS.items() if any(read(each.evaluation) for each in scored)
+    ]
+    is_of_lesions = any(name.startswith(("AP", "Dice")) for name in known)
+    return [name for name in known if not (is_of_lesions and name == IMAGES)]
 
 
 def _headline_table(
-    title: str,
-    scored: Sequence[tuple[str, dict[str, Any], str]],
-    comparable: bool,
-    about: str = "Weights",
+    title: str, scored: Sequence[_Scored], columns: Sequence[str], comparable: bool
 ) -> str:
-    values = {
-        column: [read(found) for _, found, _ in scored]
-        for column, read in COLUMNS.items()
-        if any(read(found) for _, found, _ in scored)
-    }
     best = {
-        column: max(each["value"] for each in estimates if each)
-        for column, estimates in values.items()
+        name: max(
+            found["value"]
+            for each in scored
+            if (found := COLUMNS[name](each.evaluation)) is not None
+        )
+        for name in columns
     }
     rows = []
-    for place, (name, _, words) in enumerate(scored):
-        long = " long" if len(words) > LONG else ""
+    for each in scored:
         cells = []
-        for column, estimates in values.items():
-            estimate = estimates[place]
+        for name in columns:
+            estimate = COLUMNS[name](each.evaluation)
             cell = interval(estimate)
             if estimate and not estimate.get("reached", True):
                 cell += STAR
-            is_best = comparable and estimate and estimate["value"] == best[column]
+            is_best = comparable and estimate and estimate["value"] == best[name]
             cells.append(f"<strong>{cell}</strong>" if is_best else cell)
-        rows.append((name, [*cells, f'<span class="words{long}">{escape(words)}</span>']))
-    return table(title, ["Run", *values, about], rows)
+        rows.append((each.name, [*cells, f'<span class="words">{escape(each.weights)}</span>']))
+    return table(title, ["Run", *columns, "Weights"], rows)
 
 
 def _views(evaluation: dict[str, Any]) -> tuple[Any, ...]:

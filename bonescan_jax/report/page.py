@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FOREGROUND = CLASSES[1:]
 MAX_MEGABYTES = 64.0  # 600 patients of BS-80K need 32
+NOT_FOR_DIAGNOSIS = '<p class="note">Not for diagnosis.</p>'
 NAME_LIMIT = 200  # of a page that is named after several runs
 
 
@@ -98,6 +99,7 @@ def _one_run(run: Run) -> tuple[str, str]:
         f"<h1>Bone scan run <em>{escape(run.name)}</em></h1>",
         f'<p class="note">{escape(str(run.folder.resolve()))}</p>',
         measured([run]),
+        NOT_FOR_DIAGNOSIS,
         headline([run]),
         external([run]),
         run_section(run),
@@ -123,6 +125,7 @@ def _several_runs(runs: Sequence[Run]) -> tuple[str, str]:
     before = (
         f'<h1>{title}</h1><p class="note">{paths}</p>',
         measured(runs),
+        NOT_FOR_DIAGNOSIS,
         headline(runs),
         external(runs),
         overlaid_charts(single),
