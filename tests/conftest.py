@@ -3,12 +3,10 @@
 import os
 import tempfile
 
+from tests.compiling import FAST
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Each program runs a few times only: what LLVM's optimiser takes would be most of the time.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true "
-    "--xla_backend_optimization_level=1"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
 # Tests share what they compile, with the processes that they start too.
 COMPILED = tempfile.TemporaryDirectory(prefix="bonescan-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
