@@ -3,12 +3,10 @@
 import os
 import tempfile
 
+from tests.compiling import FAST
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Each program runs a few times only: what LLVM's optimiser takes would be most of the time.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true "
-    "--xla_backend_optimization_level=1"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
 # Tests share what they compile, with the processes that they start too.
 COMPILED = tempfile.TemporaryDirectory(prefix="bonescan-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
@@ -36,17 +34,28 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_config(data_dir: Path) -> ml_collections.ConfigDict:
-    """A run of seconds: two levels, narrow rows, crops of 64×64, one device."""
+    """A run of seconds: one level, narrow rows, crops of 64×64, one device."""
     return _small_settings(data_dir)
+
+
+@pytest.fixture
+def two_level_config(small_config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """`small_config` with one level more, and so with two heads."""
+    small_config.model.filters, small_config.model.levels = (4, 8, 8), 2
+    return small_config
 
 
 @pytest.fixture(scope="session")
 def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step on 4 × 2 devices, validated; a test that writes to it takes a copy."""
+    """A run of one step on 4 × 2 devices, validated, of a network with two heads.
+
+    A test that writes to it takes a copy.
+    """
     from bonescan_jax.train import train  # noqa: PLC0415 - takes JAX along, and seconds
 
     config = _small_settings(data_dir)
     config.train.num_steps = 1
+    config.model.filters, config.model.levels = (4, 8, 8), 2
     config.mesh.update({"data": 4, "spatial": 2})
     workdir = tmp_path_factory.mktemp("trained") / "run"
     train(config, workdir)
@@ -57,7 +66,7 @@ def _small_settings(data_dir: Path) -> ml_collections.ConfigDict:
     config = default_config()
     config.data.dir, config.data.name = str(data_dir), "phantom"
     config.data.crop_height = config.data.crop_width = 64
-    config.model.filters, config.model.levels = (4, 8, 8), 2
+    config.model.filters, config.model.levels = (4, 8), 1
     config.model.dtype = "float32"
     config.mesh.data = 1
     config.train.batch_size, config.train.num_steps = 8, 4

@@ -248,8 +248,8 @@ def test_a_config_that_does_not_fit_its_checkpoint_is_told_in_a_sentence(
     small_config.train.num_steps = 1
     train(small_config, tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace("8,\n      8\n", "8,\n      16\n"))
-    assert read_config(tmp_path).model.filters == (4, 8, 16)
+    path.write_text(path.read_text().replace("4,\n      8\n", "4,\n      16\n"))
+    assert read_config(tmp_path).model.filters == (4, 16)
     message = r"checkpoints/1: params/.* is \(.*8\S*\), expected \(.*16\S*\) for the network of"
     with pytest.raises(InputError, match=message):
         evaluate([tmp_path], "test", Choice("mean"))
@@ -334,7 +334,7 @@ def test_every_shipped_config_trains_a_step(path: Path, data_dir: Path, tmp_path
     spec.loader.exec_module(module)
     config = module.get_config()
     config.data.dir, config.data.name = str(data_dir), "phantom"
-    config.data.crop_height = config.data.crop_width = 64
+    config.data.crop_height = config.data.crop_width = 32
     config.train.batch_size = 8
     config.train.update({"num_steps": 1, "num_epochs": 0.0, "num_examples": 0})
     config.mesh.data = 8
@@ -349,9 +349,11 @@ def test_every_shipped_config_trains_a_step(path: Path, data_dir: Path, tmp_path
     assert np.isfinite(result["loss"])
 
 
-def test_evaluation_scores_every_predictor(small_config: ml_collections.ConfigDict, tmp_path: Path):
-    small_config.train.num_steps = 1
-    result = train(small_config, tmp_path)
+def test_evaluation_scores_every_predictor(
+    two_level_config: ml_collections.ConfigDict, tmp_path: Path
+):
+    two_level_config.train.num_steps = 1
+    result = train(two_level_config, tmp_path)
     scores = evaluate([tmp_path], "validation", Choice("best"))
     assert {name: scores[name] for name in ("dice_abnormal", "dice_normal")} == {
         name: result[name] for name in ("dice_abnormal", "dice_normal")

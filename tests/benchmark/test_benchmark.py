@@ -48,9 +48,9 @@ def test_figures_of_the_step(
     assert "| ours, float32, augmented |" in table
 
 
-def test_levels_of_inference(small_config: ml_collections.ConfigDict):
-    small_config.evaluate.batch_size = 1
-    figures = benchmark(small_config, "inference", None, 1, 0.1)
+def test_levels_of_inference(two_level_config: ml_collections.ConfigDict):
+    two_level_config.evaluate.batch_size = 1
+    figures = benchmark(two_level_config, "inference", None, 1, 0.1)
     assert list(figures["relative_time"]) == ["L1", "L2", "all"]
     assert figures["relative_time"]["L2"] == figures["relative_flops"]["L2"] == 1
     assert figures["relative_flops"]["L1"] < 0.5

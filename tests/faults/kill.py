@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from bonescan_jax.cluster.preemption import EXIT_CODE
 from bonescan_jax.runs.checkpoint import VALIDATION
 from bonescan_jax.runs.manifest import NAME, DamagedError, read, verify
+from tests.compiling import FAST
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, SAVE_EVERY, EVALUATE_EVERY = 12, 3, 6
@@ -61,7 +62,7 @@ class Run:
         """Starts or continues; an empty `cache` makes it compile everything anew."""
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": FAST,
             "JAX_COMPILATION_CACHE_DIR": str(cache or self.cache),
         }
         self.workdir.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.runs.workdir import read_config
+from tests.compiling import FAST
 from tests.layout import write_layout
 from tests.test_train import saved_state
 
@@ -97,7 +98,7 @@ def start_verb(
         port = probe.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
         # Compiling is most of the work, and the same for every run of the same devices.
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
