@@ -17,6 +17,8 @@ from bonescan_jax.datasets.regions import Regions
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import host_batches
 from bonescan_jax.metrics.rows import read_rows, write_rows
+from bonescan_jax.report.page import write_report
+from bonescan_jax.report.pictures import picture_name
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, NORMAL
 from bonescan_jax.tasks import validate
 from tests.metrics.random_rows import random_rows
@@ -63,6 +65,8 @@ def test_out_of_fold_scores_of_every_image(config: ml_collections.ConfigDict, tm
     assert sorted(row.patient for row in rows) == list(PATIENTS)
     assert {row.region for row in rows} == {"chestR"}
     assert all(row.abnormal == (row.patient % 3 == 0) for row in rows)
+    text = Path(str(write_report([tmp_path])["report"])).read_text()
+    assert all(f'id="{picture_name(row.patient, row.view, row.region)}"' in text for row in rows)
     # The Mann-Whitney statistic by counting pairs.
     scores = [[row.score for row in rows if row.abnormal == label] for label in (False, True)]
     differences = np.subtract.outer(scores[1], scores[0])

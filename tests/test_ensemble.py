@@ -1,6 +1,7 @@
 """Several runs as one, mirrored views, unaveraged weights, and external test sets."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ from bonescan_jax.cluster.mesh import make_evaluation_mesh
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.errors import InputError
 from bonescan_jax.evaluate import DataSet, evaluate
-from bonescan_jax.metrics.rows import read_rows
+from bonescan_jax.metrics.rows import ViewRow, read_rows
 from bonescan_jax.predict import predict
+from bonescan_jax.report.page import write_report
+from bonescan_jax.report.pictures import picture_name
 from bonescan_jax.train import train
 from bonescan_jax.trained import Choice, Ensemble, load_trained
 from tests.layout import write_layout
@@ -36,6 +39,16 @@ def run_of(config: ml_collections.ConfigDict, workdir: Path, seed: int, fold: in
     config.seed, config.train.num_steps, config.data.fold = seed, 1, fold
     train(config, workdir)
     return workdir
+
+
+def shows_every_scan(folder: Path, rows: list[ViewRow]) -> str:
+    """The page of a folder, which has a picture of every view that was scored."""
+    text = Path(str(write_report([folder])["report"])).read_text()
+    names = {
+        picture_name(row.patient, view, None) for row in rows for view in row.view.split(" and ")
+    }
+    assert set(re.findall(r'id="(picture-[^"]*)"', text)) == names
+    return text
 
 
 def batch(views: int) -> dict[str, jax.Array]:
@@ -98,6 +111,7 @@ def test_runs_are_evaluated_as_one(small_config: ml_collections.ConfigDict, tmp_
         ]
     assert json.loads((place / "evaluation" / "test.json").read_text())["thresholds"]
     assert read_rows(place / "evaluation" / "validation.rows.jsonl")[1]
+    assert "2 runs as one, steps 1, 1, mirrored" in shows_every_scan(place, rows)
 
     with pytest.raises(InputError, match=f"--workdir names {runs[0]} twice"):
         evaluate([runs[0], runs[0]])
@@ -142,6 +156,10 @@ def test_an_external_test_set_is_scored_at_the_thresholds_of_the_training(
     assert (written["data"], written["data_dir"]) == ("bs80k", str(folder))
     _, rows = read_rows(place / "evaluation" / "all.rows.jsonl")
     assert [row.patient for row in rows] == list(range(50, 56))
+    text = shows_every_scan(place, rows)
+    assert f"All scans of bs80k in {folder}: 6 views of 6 patients" in text
+    text = shows_every_scan(run, read_rows(run / "evaluation" / "test.rows.jsonl")[1])
+    assert "The same networks on other data" in text and "run on elsewhere bs80k" in text
     # The run's own results stay as they were.
     assert (
         json.loads((run / "evaluation" / "test.json").read_text())["dice_abnormal"]
@@ -173,7 +191,10 @@ def test_folds_predict_as_one_on_an_external_test_set_only(
         evaluate(runs, choice=MEAN)
     scores = evaluate(runs, choice=MEAN, other_data=DataSet("phantom", Path(external)))
     assert scores["num_images"] == 10
-    assert Path(scores["workdir"]) == tmp_path / "fold_0+fold_1" / "on_data_phantom"
+    place = tmp_path / "fold_0+fold_1" / "on_data_phantom"
+    assert Path(scores["workdir"]) == place
+    shows_every_scan(place, read_rows(place / "evaluation" / "all.rows.jsonl")[1])
+    assert "The same networks" in Path(str(write_report([place.parent])["report"])).read_text()
     for run in runs:  # thresholds were chosen on what each has not seen
         _, rows = read_rows(run / "evaluation" / "validation.rows.jsonl")
         assert rows

@@ -103,8 +103,8 @@ def _some(count: float | None, one: str) -> str:
 # ---- Headline ------------------------------------------------------------------------------------
 
 
-def _at(*path: str, flat: str) -> Callable[[dict[str, Any]], Estimate | None]:
-    """Reads an estimate of an evaluation; where it is not there, the bare value of that name."""
+def _at(*path: str, flat: Sequence[str]) -> Callable[[dict[str, Any]], Estimate | None]:
+    """Reads an estimate of an evaluation; where it is not there, the bare value of such a name."""
 
     def read(evaluation: dict[str, Any]) -> Estimate | None:
         found: Any = evaluation
@@ -112,8 +112,8 @@ def _at(*path: str, flat: str) -> Callable[[dict[str, Any]], Estimate | None]:
             found = found.get(name) if isinstance(found, dict) else None
         if isinstance(found, dict) and found.get("value") is not None:
             return found
-        value = evaluation.get(flat)
-        return {"value": value} if isinstance(value, int | float) else None
+        values = (evaluation.get(name) for name in flat)
+        return next(({"value": each} for each in values if isinstance(each, int | float)), None)
 
     return read
 
@@ -121,21 +121,22 @@ def _at(*path: str, flat: str) -> Callable[[dict[str, Any]], Estimate | None]:
 def _dice(name: str) -> Callable[[dict[str, Any]], Estimate | None]:
     def read(evaluation: dict[str, Any]) -> Estimate | None:
         path = ("masks", str(evaluation.get("selected")), name, "pooled", "dice")
-        return _at(*path, flat=f"dice_{name}")(evaluation)
+        return _at(*path, flat=[f"dice_{name}"])(evaluation)
 
     return read
 
 
 COLUMNS = {
     "Sensitivity at 1 FP a view": _at(
-        *("lesions", WORST, "centre", "per_view", HEADLINE_RATE), flat=f"sensitivity_at_1_{WORST}"
+        *("lesions", WORST, "centre", "per_view", HEADLINE_RATE),
+        flat=[f"sensitivity_at_1_{WORST}"],
     ),
     "AP": _at(
-        *("lesions", WORST, "centre", "average_precision"), flat=f"average_precision_{WORST}"
+        *("lesions", WORST, "centre", "average_precision"), flat=[f"average_precision_{WORST}"]
     ),
     **{f"Dice, {name}": _dice(name) for name in FOREGROUND},
-    IMAGES: _at("images", "auc", flat="image_auc"),
-    "AUC of patients": _at("patients", "auc", flat="patient_auc"),
+    IMAGES: _at("images", "auc", flat=["image_auc", "auc"]),
+    "AUC of patients": _at("patients", "auc", flat=["patient_auc"]),
 }
 
 

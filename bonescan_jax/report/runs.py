@@ -79,7 +79,12 @@ def load_run(folder: Path, name: str) -> Run:
     )
     evaluations = _read_each(folder, (CROSSVALIDATION,) if folds else SPLITS, "")
     config_folder = _config_folder(folder, folds, evaluations.values())
-    if config_folder is None and not evaluations:
+    external = tuple(
+        load_run(place, f"{name} {place.name.replace('_', ' ')}")
+        for place in sorted(folder.glob("on_*"))
+        if _read_each(place, SPLITS, "")
+    )
+    if not (config_folder or evaluations or external):
         raise InputError(
             f"{folder / 'config.json'}: not found; expected the work directory of a training run, "
             "of a cross-validation, or a folder that `bonescan evaluate` wrote"
@@ -97,11 +102,7 @@ def load_run(folder: Path, name: str) -> Run:
         starts=starts or [],
         evaluations=evaluations,
         comparisons=_read_each(folder, SPLITS, "_against"),
-        external=tuple(
-            load_run(place, f"{name} {place.name.replace('_', ' ')}")
-            for place in sorted(folder.glob("on_*"))
-            if _read_each(place, SPLITS, "")
-        ),
+        external=external,
         folds=folds,
     )
 
