@@ -39,7 +39,7 @@ OLDER = (
 
 def figures_part(evaluation: dict[str, Any]) -> str:
     """All that an evaluation says; a sentence where an older program has written it."""
-    if "images" not in evaluation:
+    if "calibration" not in evaluation.get("images", {}):
         return OLDER
     parts = [_images(evaluation), _calibration(evaluation)]
     if evaluation.get("lesions"):

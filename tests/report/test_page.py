@@ -158,6 +158,10 @@ def test_an_evaluation_of_an_older_program_has_a_page_too(workdir):
     path.write_text(json.dumps({k: v for k, v in evaluation.items() if k not in FIGURES}))
     text = read(workdir).text
     assert "Lesions found" not in text and "An older program has evaluated this run" in text
+    # So does one of the layout before masks had conventions.
+    older = {"split": "test", "images": {"auc": None}, "lesions": {}, "masks": {"abnormal": {}}}
+    (workdir / "evaluation" / "test.json").write_text(json.dumps(older))
+    assert "An older program has evaluated this run" in read(workdir).text
 
 
 def test_result_holds_the_headline(workdir):
