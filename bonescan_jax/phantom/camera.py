@@ -1,7 +1,7 @@
 """The simulated gamma camera: projection, attenuation, blur and scatter of a body's activity.
 
 Every bone and organ is projected from its true depth, blurred by the collimator (FWHM = √(4² + (2 +
-0.55 d)²) mm at d cm), attenuated by the tissue in between (0.12 /cm) and scattered (0.35 × a
+0.55 d)²) mm at d cm), attenuated by the tissue in between (0.12 /cm) and scattered (0.3 × a
 Gaussian of σ 35 mm).
 """
 
@@ -14,8 +14,8 @@ from bonescan_jax.scans import HEIGHT, WIDTH
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
-SCATTER, SCATTER_MM = 0.35, 35.0
-DETECTOR_GAP, TABLE_GAP = 40.0, 55.0  # mm from skin, from the back through the table
+SCATTER, SCATTER_MM = 0.3, 35.0
+TABLE_GAP = 20.0  # mm of table and mattress, beside the gap that there is in front as well
 _SLABS = 6  # depth ranges, each with one blur
 
 
@@ -42,12 +42,10 @@ class Camera:
         self.passed = np.exp(-depth * self.attenuation.ravel()[pixel]) / PIXEL_MM**2
         if anterior:  # the upper head follows the body's outline
             face = np.where(self.thickness > 0, body.middle[:, flip] + self.thickness / 2, 0).max(1)
-            plane = (
-                ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + DETECTOR_GAP
-            )
+            plane = ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + body.gap
             distance = plane[row] - z
         else:
-            distance = z + TABLE_GAP
+            distance = z + TABLE_GAP + min(body.gap, 60.0)
         self.sigmas = np.linspace(30, 260, _SLABS)
         step = self.sigmas[1] - self.sigmas[0]
         self.slab = np.clip(np.rint((distance - 30) / step), 0, _SLABS - 1).astype(np.int32)
