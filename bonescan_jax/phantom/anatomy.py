@@ -28,7 +28,7 @@ _VERTEBRA_Y = np.concatenate(
 )  # fmt: skip
 # Height of the vertebral bodies above the table: neck lordosis, kyphosis, lumbar lordosis, sacrum.
 _SPINE_Y = (140.0, 200.0, 262.0, 400.0, 520.0, 600.0, 680.0, 740.0, 800.0, 850.0, 890.0)
-_SPINE_Z = (108.0, 106.0, 92.0, 64.0, 62.0, 78.0, 92.0, 82.0, 52.0, 38.0, 48.0)
+_SPINE_Z = (106.0, 103.0, 86.0, 61.0, 62.0, 78.0, 92.0, 82.0, 52.0, 38.0, 48.0)
 
 # Rib: half width of the cage, then the bone-cartilage junction (x, y, z); 11 and 12 float.
 _RIBS = (
@@ -92,7 +92,7 @@ class _Builder:
 def _skull(body: _Builder) -> None:
     """Vault and base: a bright rim around a dark window, a line at the brow."""
     points, volume = shell((0, 88, 96), (75, 86, 92), 7.0)
-    volume = volume * (1 - 0.42 * np.abs(points[:, 2] - 96) / 92)  # thin at forehead and occiput
+    volume = volume * (1 - 0.28 * np.abs(points[:, 2] - 96) / 92)  # thin at forehead and occiput
     # The vault is open below, thicker over the base of the occiput and the brow.
     keep = (points[:, 1] < 164) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
     body.add("skull", (points[keep], volume[keep]), 0.8)
@@ -188,7 +188,7 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     rim = np.where(np.linalg.norm(disc, axis=1) > 0.75, 1.3, 0.8)
     weight = np.pi * wide * deep * tall / 280 * ends * rim
     body.add(name, (points.reshape(-1, 3), weight.ravel()), uptake)
-    reach = {"C": 18.0, "T": 30.0 - 0.6 * level, "L": 30.0 + 4 * (level == 3)}[kind]
+    reach = {"C": 22.0, "T": 33.0 - 0.8 * level, "L": 30.0 + 4 * (level == 3)}[kind]
     back = z - deep - 13
     apart = {"C": 11, "T": 12, "L": 17}[kind]
     for side in (-1, 1):
@@ -241,7 +241,7 @@ def _ribs(body: _Builder) -> None:
                 (0.5 * end_x + 0.48 * wide, y + 0.88 * drop, 0.3 * 92 + 0.7 * end_z),
                 (end_x, end_y, end_z),
             ]
-        points, volume = tube(path, 4.5)
+        points, volume = tube(path, 5.5 if number < 4 else 4.5)
         along = np.linspace(0, 1, len(points))
         body.add_pair(
             f"rib{number}",
@@ -307,7 +307,7 @@ def _shoulder(body: _Builder) -> None:
         2.2,
     )
     body.add_pair(
-        "scapula", tube([(138, 272, 90), (158, 268, 84), (178, 275, 78)], 5.0), 4.4
+        "scapula", tube([(138, 272, 90), (158, 268, 84), (178, 275, 78)], 5.0), 3.3
     )  # acromion
     body.add_pair(
         "scapula", tube([(126, 302, 70), (132, 292, 100), (140, 306, 116)], (5, 5, 6)), 1.8

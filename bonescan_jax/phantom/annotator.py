@@ -143,7 +143,7 @@ def _boxes_of(
     mask = np.zeros(scanned.shape, np.uint8)
     boxes = []
     for number, (label, layer) in enumerate(layers):
-        least = 6 if number < 2 else 150  # of a region, not its specks
+        least = 6 if number < 2 else 300  # of a region, not its specks
         numbered, _ = ndimage.label(layer & scanned, np.ones((3, 3)))
         for part_number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
             part = numbered[rows, columns] == part_number

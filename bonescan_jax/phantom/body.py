@@ -32,14 +32,19 @@ from bonescan_jax.phantom.uptake import (
 )
 from bonescan_jax.scans import HEIGHT, NORMAL, WIDTH
 
-PIXEL_MM = 2.4  # BS-80K does not say; adults of 1.62 m on average are 690 pixels from crown to toe
+# BS-80K's files do not say how large pixels are, but two cameras can be told apart: chest crops of
+# patients up to number 700 are 156 pixels high and those from 800 on 175, and as much wider and, at
+# the same sum of grey, dimmer. Adults of 1.62 m are 690 pixels long with the first.
+PIXELS_MM = (2.4, 2.14)
+SECOND_CAMERA = 0.35  # its share of patients; of BS-80K's it is three quarters
+PIXEL_MM = PIXELS_MM[0]
 _ARM = ("humerus", "radius", "ulna", "hand")
 
 # Soft tissue: a stack of ellipses; y, half width x, thickness z, height of the middle z (mm).
 # fmt: off
 _TRUNK = (
-    (205, 56, 105, 90), (226, 64, 105, 85), (246, 108, 115, 80), (266, 152, 130, 78),
-    (296, 174, 160, 82), (340, 174, 195, 98), (420, 162, 215, 108), (500, 152, 218, 109),
+    (205, 56, 105, 90), (222, 78, 110, 85), (240, 125, 120, 80), (260, 160, 150, 80),
+    (296, 174, 176, 86), (340, 174, 195, 98), (420, 162, 215, 108), (500, 152, 218, 109),
     (600, 144, 205, 103), (680, 144, 198, 99), (760, 164, 205, 103), (850, 180, 205, 103),
     (910, 178, 185, 98), (948, 168, 60, 95), (956, 160, 5, 95),
 )
@@ -90,6 +95,7 @@ class Body:
     stature: float  # mm
     child: bool
     gap: float  # mm from the skin to the detector in front; behind there is the table, too
+    pixel: float  # mm
     pose: "_Pose"
     vertex: float  # row of the top of the head
 
@@ -123,6 +129,7 @@ class _Pose:
     arms: tuple[tuple[float, float, float], tuple[float, float, float]]  # left, right: radians
     shoulder_lift: tuple[float, float]
     legs: tuple[tuple[float, float, float, float], tuple[float, float, float, float]]
+    pixel: float  # mm
     roll: float  # radians: the trunk turned about its long axis
     head_turn: float
 
@@ -134,7 +141,7 @@ _LENGTHS = (1.0, 1.0, 0.975, 0.84, 0.81, 1.09, 1.065, 1.08)
 _LANDMARKS_X = (0.0, 215.0, 285.0, 450.0, 600.0, 735.0, 870.0, 1262.0, 1800.0)
 
 
-def _draw_pose(rng: np.random.Generator, stature: float, child: bool) -> _Pose:
+def _draw_pose(rng: np.random.Generator, stature: float, child: bool, pixel: float) -> _Pose:
     scale = stature / STATURE
     big_head = 0.45 * (1 - scale) * scale if child else 0.0  # a child's head is nearly grown
     head = scale ** (0.35 if child else 0.7) * rng.normal(1.02, 0.04)
@@ -173,8 +180,8 @@ def _draw_pose(rng: np.random.Generator, stature: float, child: bool) -> _Pose:
         np.deg2rad(rng.normal(0, 3)), np.deg2rad(careless * rng.normal(0, 0.9)),
         (rng.normal(0, 6), 0.0),
         0.93 * scale * rng.normal(1, 0.02), (tuple(arms[0]), tuple(arms[1])),
-        tuple(rng.normal(-14, 8) + rng.normal(0, 7, 2)),
-        (tuple(legs[0]), tuple(legs[1])), np.deg2rad(careless * rng.normal(0, 1.8)),
+        tuple(rng.normal(-22, 9) + rng.normal(0, 7, 2)),
+        (tuple(legs[0]), tuple(legs[1])), pixel, np.deg2rad(careless * rng.normal(0, 1.8)),
         np.deg2rad(rng.normal(0, 6) * (2.2 if rng.random() < 0.15 else 1)),
     )  # fmt: skip
 
@@ -254,8 +261,8 @@ def _place(points: np.ndarray, part: str, pose: _Pose, side: int | None = None) 
 def _to_pixels(points: np.ndarray, pose: _Pose, vertex: float) -> np.ndarray:
     """Turn posed points (n, 3) in mm into column, row (pixels) and height above the table (mm)."""
     return np.stack([
-        (points[:, 0] + pose.shift[0]) / PIXEL_MM + (WIDTH - 1) / 2,
-        points[:, 1] / PIXEL_MM + vertex,
+        (points[:, 0] + pose.shift[0]) / pose.pixel + (WIDTH - 1) / 2,
+        points[:, 1] / pose.pixel + vertex,
         points[:, 2],
     ], 1).astype(np.float32)  # fmt: skip
 
@@ -334,13 +341,13 @@ def _soft_tissue(
         ]
     thickness = np.zeros((HEIGHT, WIDTH), np.float32)
     middle = np.full((HEIGHT, WIDTH), 90, np.float32)
-    x = ((np.arange(WIDTH) - (WIDTH - 1) / 2) * PIXEL_MM).astype(np.float32)
+    x = ((np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel).astype(np.float32)
     for stack, fat, power in stacks:
         table = stack[np.argsort(stack[:, 0])]
         first, last = np.clip(
-            np.array([table[0, 0], table[-1, 0]]) / PIXEL_MM + top, 0, HEIGHT
+            np.array([table[0, 0], table[-1, 0]]) / pose.pixel + top, 0, HEIGHT
         ).astype(int)
-        y = (np.arange(first, last) - top) * PIXEL_MM
+        y = (np.arange(first, last) - top) * pose.pixel
         centre, half, deep, mid = (
             np.interp(y, table[:, 0], table[:, k])[:, None].astype(np.float32) for k in range(1, 5)
         )
@@ -359,29 +366,29 @@ def _soft_tissue(
 
 def _brainless(pose: _Pose, top: float) -> np.ndarray:
     """Return the uptake of soft tissue relative to muscle: 1, in the cranium 0.25."""
-    x, y, _ = (_place(np.array([[0, 78, 96]], np.float32), "trunk", pose)[0] / PIXEL_MM).tolist()
+    x, y, _ = (_place(np.array([[0, 78, 96]], np.float32), "trunk", pose)[0] / pose.pixel).tolist()
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
-    x, y, size = x + (WIDTH - 1) / 2, y + top, pose.head / PIXEL_MM
+    x, y, size = x + (WIDTH - 1) / 2, y + top, pose.head / pose.pixel
     far = ((columns - x) / (68 * size)) ** 2 + ((rows - y) / (74 * size)) ** 2
     return (1 - 0.75 * np.clip(3 * (1 - far), 0, 1)).astype(np.float32)
 
 
 def _viscera(pose: _Pose, top: float) -> np.ndarray:
     """Return the uptake relative to muscle of what lies around the spine: blood, liver, gut."""
-    y = (np.arange(HEIGHT) - top) * PIXEL_MM
-    first, last = np.interp((270, 740), _LANDMARKS_Y, pose.stretch_y)
+    y = (np.arange(HEIGHT) - top) * pose.pixel
+    first, last = np.interp((140, 740), _LANDMARKS_Y, pose.stretch_y)
     along = np.clip(np.minimum((y - first) / 80, (last - y) / 80), 0, 1)[:, None]
-    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * PIXEL_MM / pose.stretch_x[3]
-    across = np.clip((125 - np.abs(x)) / 50, 0, 1)
-    return (1 + 0.35 * along * across).astype(np.float32)
+    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel / pose.stretch_x[3]
+    across = np.clip((120 - np.abs(x)) / 50, 0, 1)
+    return (1 + 0.5 * along * across).astype(np.float32)
 
 
 def _lungs(pose: _Pose, top: float) -> np.ndarray:
     """Return how much of the path is lung (it attenuates a third of soft tissue), 0 … 1."""
-    y = (np.arange(HEIGHT) - top) * PIXEL_MM
+    y = (np.arange(HEIGHT) - top) * pose.pixel
     first, last = np.interp((285, 545), _LANDMARKS_Y, pose.stretch_y)
     along = np.clip(np.minimum((y - first) / 60, (last - y) / 40), 0, 1)[:, None]
-    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * PIXEL_MM / pose.stretch_x[3]
+    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel / pose.stretch_x[3]
     across = np.clip(np.minimum((np.abs(x) - 18) / 25, (132 - np.abs(x)) / 25), 0, 1)
     return (along * across * np.where(x > 0, 0.75, 1.0)).astype(np.float32)  # the heart lies left
 
@@ -396,7 +403,8 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     bones = skeleton()
     child = bool(rng.random() < 0.02)
     stature = float(rng.uniform(1000, 1500) if child else np.clip(rng.normal(1640, 95), 1400, 1930))
-    pose = _draw_pose(rng, stature, child)
+    pixel = PIXELS_MM[int(rng.random() < SECOND_CAMERA)]
+    pose = _draw_pose(rng, stature, child, pixel)
     points = _place_skeleton(bones, pose)
     weight = bones.weight * bone_uptake(rng, bones)
     if child:
@@ -407,12 +415,12 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     if not child and ill < 0.025:
         spots += diffuse(rng, bones, weight)
         superscan = len(spots) / 14
-    if ill < (0.05 if child else 0.31):
+    if ill < (0.05 if child else 0.36):
         spots += malignant(rng, bones, weight)
     quiet = child or rng.random() < 0.24  # healthy joints: BS-80K has views without a hot spot
-    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 7.0))
-    if not quiet and rng.random() < 0.36:
-        spots += benign(rng, bones, weight, rng.gamma(1.5, 2.3), rule)
+    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
+    if not quiet and rng.random() < 0.34:
+        spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):
@@ -424,7 +432,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
         if organ.kind == "kidney":
             excess *= np.float32(1 - 0.9 * superscan)
         spots.append(HotSpot(organ.kind, NORMAL, organ.kind, index, excess))
-    height = stature / PIXEL_MM
+    height = stature / pixel
     top = rng.normal(22, 11) if rng.random() > 0.05 else rng.uniform(40, 110)
     top = float(np.clip(top, 10, max(10, HEIGHT - 60 - height)))
     cloud = _to_pixels(np.concatenate(posed), pose, top)
@@ -450,6 +458,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
         stature,
         child,
         gap,
+        pixel,
         pose,
         top,
     )

@@ -19,7 +19,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from bonescan_jax.phantom.body import PIXEL_MM
 from bonescan_jax.phantom.files import (
     for_each_patient,
     tally_view,
@@ -126,11 +125,11 @@ def _nm_dataset(views: Sequence[PhantomView], signed: bool) -> Dataset:
     dataset.Modality, dataset.BodyPartExamined = "NM", "WHOLEBODY"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "WHOLE BODY", "EMISSION"]
     frames = np.stack([view.counts for view in views])
-    _set_pixels(dataset, frames.astype(np.int16 if signed else np.uint16))
+    _set_pixels(dataset, frames.astype(np.int16 if signed else np.uint16), views[0].pixel)
     dataset.CountsAccumulated = int(frames.sum())
     dataset.AcquisitionTerminationCondition = "TIME"
     top, bottom, _, _ = views[0].field
-    dataset.ScanLength = round((bottom - top) * PIXEL_MM)
+    dataset.ScanLength = round((bottom - top) * views[0].pixel)
     dataset.ScanVelocity = _SCAN_VELOCITY
     dataset.ActualFrameDuration = round(1000 * dataset.ScanLength / _SCAN_VELOCITY)  # ms
     dataset.WholeBodyTechnique = "1PS"
@@ -147,11 +146,11 @@ def _nm_dataset(views: Sequence[PhantomView], signed: bool) -> Dataset:
     return dataset
 
 
-def _set_pixels(dataset: Dataset, frames: np.ndarray) -> None:
-    """Describes (F, H, W) pixels of 16 bits and puts them in."""
+def _set_pixels(dataset: Dataset, frames: np.ndarray, spacing: float) -> None:
+    """Describes (F, H, W) pixels of 16 bits, `spacing` mm apart, and puts them in."""
     dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.PixelSpacing = [PIXEL_MM, PIXEL_MM]
+    dataset.PixelSpacing = [spacing, spacing]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = int(frames.dtype == np.int16)
     dataset.PixelData = frames.astype(frames.dtype.newbyteorder("<")).tobytes()

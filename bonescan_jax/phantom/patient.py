@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bonescan_jax.phantom.annotator import USUAL, Reader, annotate, merge_foci
-from bonescan_jax.phantom.body import Body, draw_body
+from bonescan_jax.phantom.body import PIXEL_MM, Body, draw_body
 from bonescan_jax.phantom.camera import Camera, scatter
 from bonescan_jax.phantom.uptake import HotSpot
 from bonescan_jax.scans import VIEWS, Box
@@ -41,6 +41,7 @@ class PhantomView:
     boxes: tuple[Box, ...]
     gain: float
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
+    pixel: float = PIXEL_MM  # mm
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def simulate_view(
         own, top, left = camera.project(spot.excess, spot.index)
         image[top : top + own.shape[0], left : left + own.shape[1]] += own
         spots.append((spot, own, top, left))
-    image += scatter(image) * camera.scattering
+    image += scatter(image, body.pixel) * camera.scattering
     top, bottom, left, right = body.field
     scanned = np.zeros_like(image)
     scanned[top:bottom, left:right] = 1
@@ -95,7 +96,7 @@ def simulate_view(
     field = (top, bottom, left, right)
     mask, boxes = annotate(merge_foci(seen), expected, field, reader)
     gain = brightness / max(1.0, float(noisy.sum()))
-    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field)
+    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field, body.pixel)
 
 
 def exported(counts: np.ndarray, gain: float) -> np.ndarray:

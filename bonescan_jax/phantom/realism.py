@@ -15,7 +15,7 @@ import numpy as np
 
 from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
-from bonescan_jax.phantom.body import Body, draw_body
+from bonescan_jax.phantom.body import PIXELS_MM, Body, draw_body
 from bonescan_jax.phantom.features import view_features
 from bonescan_jax.phantom.files import side_by_side
 from bonescan_jax.phantom.patient import (
@@ -35,7 +35,7 @@ _FLAT = (("femur", 55, 85, 1020, 1120), ("trunk", 40, 95, 650, 690), ("tibia", 5
 # The right chest as BS-80K crops it: from the sternum's edge out and from above the collar bone
 # down to the kidney, cut along the shoulder. The median crop is 68 × 171 pixels and has its
 # brightest pixel, the joint of collar bone and breastbone, at a seventh of its height.
-_CHEST = np.array([(-14, 260), (-14, 645), (-168, 645), (-168, 350)], float)
+_CHEST = np.array([(-24, 262), (-24, 645), (-168, 645), (-168, 350)], float)
 ALIKE = 0.15  # simulated and measured value may differ by so much of the latter
 
 
@@ -45,6 +45,7 @@ class Measured:
 
     patient: int
     child: bool
+    pixel: float  # mm: which camera
     features: tuple[dict[str, float], dict[str, float]]  # anterior, posterior
     noise: float  # variance over mean of the counts in flat regions
     gains: tuple[float, float]
@@ -131,6 +132,7 @@ def measure(task: tuple[int, int]) -> Measured:
     return Measured(
         patient,
         simulated.child,
+        body.pixel,
         _features(simulated),
         _noise(anterior.counts, body),
         (anterior.gain, posterior.gain),
@@ -145,7 +147,6 @@ def measure(task: tuple[int, int]) -> Measured:
 
 # ---------------------------------------------------------------------------------------- the table
 
-_CROPS = "BS-80K, 2,925 chest crops"
 _PUBLISHED = "BS-80K, published use"
 _ANNOTATIONS = "BS-80K, annotations"
 _ANT, _POST = range(2)
@@ -165,6 +166,7 @@ class Quantity:
     source: str
     each: Callable[[Measured], float] | None = None
     overall: Callable[[Sequence[Measured]], float] | None = None
+    pixel: float | None = None  # mm: of this camera alone
     spread: tuple[float, float] | None = None  # of real scans, 10th to 90th percentile
     reason: str = ""  # why it is off, if it is
 
@@ -194,10 +196,26 @@ class Row:
         return abs(self.ratio - 1) <= ALIKE
 
 
+def _chest_rows(pixel: float, *measured: tuple[float, float, float]) -> tuple[Quantity, ...]:
+    """Rows of BS-80K's chest crops of one camera: median, 10th and 90th percentile."""
+    source = {PIXELS_MM[0]: "up to 700", PIXELS_MM[1]: "from 800 on"}[pixel]
+    names = ("largest grey value", "99th percentile", "sum of grey")
+    return tuple(
+        Quantity(
+            f"{name} of the chest crop, {pixel:g} mm", middle,
+            f"BS-80K, chest crops of patients {source}",
+            lambda m, place=place: m.chest[place],  # type: ignore[misc]
+            pixel=pixel, spread=(low, high),
+        )
+        for place, (name, (middle, low, high)) in enumerate(zip(names, measured, strict=True))
+    )  # fmt: skip
+
+
 def _feature(view: int, name: str) -> Quantity:
     low, middle, high = REAL_VIEWS[VIEWS[view]][name]
     return Quantity(
         f"{VIEWS[view]}, {name}", middle, SOURCE, lambda m: m.features[view][name],
+        pixel=PIXELS_MM[0],
         spread=(low, high), reason=_REASONS.get((view, name), ""),
     )  # fmt: skip
 
@@ -281,13 +299,8 @@ QUANTITIES = (
         "counts a view", 410e3, "BS-80K, whole body, 28 views", lambda m: m.counts[0],
         spread=(280e3, 975e3),
     ),
-    Quantity(
-        "largest grey value of the chest crop", 59, _CROPS, lambda m: m.chest[0], spread=(46, 79),
-    ),
-    Quantity("99th percentile of the chest crop", 31, _CROPS, lambda m: m.chest[1],
-             spread=(25, 40)),
-    Quantity("sum of grey of the chest crop", 89_500, _CROPS, lambda m: m.chest[2],
-             spread=(73_800, 106_500)),
+    *_chest_rows(PIXELS_MM[0], (68, 54, 91), (36, 30, 45), (89_100, 74_800, 104_700)),
+    *_chest_rows(PIXELS_MM[1], (57, 44, 74), (30, 24, 37), (90_700, 74_400, 108_500)),
     _overall("boxes an annotated view", 23080 / 5479, _ANNOTATIONS, _boxes_per_view(_ANT, _POST)),
     _overall("boxes an annotated anterior view", 13823 / 2924, _ANNOTATIONS, _boxes_per_view(_ANT)),
     _overall(
@@ -325,8 +338,12 @@ def outside_of_range(patients: Sequence[Measured]) -> list[str]:
 
 def _row(quantity: Quantity, patients: Sequence[Measured]) -> Row:
     if quantity.each is not None:
-        values = [quantity.each(patient) for patient in patients if not patient.child]
-        values = values or [quantity.each(patient) for patient in patients]
+        chosen = [
+            patient
+            for patient in patients
+            if not patient.child and quantity.pixel in (None, patient.pixel)
+        ]
+        values = [quantity.each(patient) for patient in chosen or patients]
         simulated = float(np.median(values))
         interval = tuple(np.percentile(values, (10, 90)))
     else:

@@ -49,8 +49,8 @@ _SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot"
 # Over the published uptakes of `anatomy`: what brings height bands and textures near
 # those of BS-80K's whole-body views (docs/phantom.md).
 _CALIBRATION = {
-    "skull": 0.72, "face": 0.85, "mandible": 0.7, "C": 0.68, "T": 0.75, "L": 0.65, "sacrum": 0.8,
-    "rib": 0.8, "sternum": 0.75, "manubrium": 0.95, "clavicle": 0.55, "scapula": 0.55,
+    "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
+    "rib": 0.8, "sternum": 0.75, "manubrium": 0.95, "clavicle": 0.68, "scapula": 0.55,
     "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.44, "femur": 0.74, "foot": 0.45,
     "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
 }  # fmt: skip
@@ -145,7 +145,7 @@ def _focus(
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
     """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.2, 0.95))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(0.85, 0.9))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
@@ -236,7 +236,7 @@ def _foci(
         usual = np.log(2.9) + rng.normal(0, 0.3)
         for side in sides:
             index, centre = _site(rng, bones, row, side)
-            fwhm = 1.2 * row[4] * float(np.exp(rng.normal(0, 0.25)))
+            fwhm = (1.4 if kind == "joint" else 1.2) * row[4] * float(np.exp(rng.normal(0, 0.25)))
             times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.5))
             blobs = int(rng.integers(1, 3))
             times *= _RIB_GROWTH if row[1] == "rib" else 1.0
