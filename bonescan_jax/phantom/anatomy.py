@@ -246,7 +246,7 @@ def _ribs(body: _Builder) -> None:
         body.add_pair(
             f"rib{number}",
             (points, volume),
-            1.3
+            (1.65 if number < 5 else 1.3)
             + 0.35 * np.exp(-(((along - 1) / 0.05) ** 2))
             + 1.0 * np.exp(-((along / 0.06) ** 2)),
         )
@@ -283,7 +283,7 @@ def _chest_front(body: _Builder) -> None:
         tube([(24, 312, 166), (60, 300, 164), (105, 284, 132), (148, 270, 92)], (7, 5, 4.5, 6)),
         1.0,
     )
-    body.add_pair("clavicle", ellipsoid((25, 314, 167), (9, 10, 8)), 2.2)
+    body.add_pair("clavicle", ellipsoid((25, 314, 167), (9, 10, 8)), 1.5)
 
 
 def _shoulder(body: _Builder) -> None:

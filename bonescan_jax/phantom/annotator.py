@@ -9,7 +9,7 @@ from bonescan_jax.phantom.uptake import HotSpot
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, WIDTH, Box
 from bonescan_jax.scans.counts import bone_reference
 
-EDGE = 0.4  # a hot spot reaches to this fraction of its own peak: what a person would box
+EDGE = 0.37  # a hot spot reaches to this fraction of its own peak: what a person would box
 # What a person would see and call hot: contrast over the ordinary uptake there, signal to noise
 # (Rose: 5 is just seen), and brightness relative to bone: a faint spot on a dim bone is not hot.
 MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 8.0, 1.2

@@ -324,7 +324,7 @@ def _soft_tissue(
       girth: thickness of trunk and limbs relative to the skeleton's size.
       flesh: (3,) further factors for trunk, arms and legs.
     """
-    trunk, arm, leg = girth ** np.array((1.0, 0.6, 0.8)) * flesh * (0.99, 0.84, 0.97)
+    trunk, arm, leg = girth ** np.array((1.0, 0.6, 0.8)) * flesh * (0.99, 0.84, 0.94)
     size = pose.stretch_x[3]
     stacks = [
         (_rows_of(_TRUNK, "trunk", pose, None, (0, 0)), trunk, 2.0),
@@ -412,7 +412,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     spots: list[HotSpot] = []
     ill = rng.random()
     superscan = 0.0
-    if not child and ill < 0.025:
+    if not child and ill < 0.016:
         spots += diffuse(rng, bones, weight)
         superscan = len(spots) / 14
     if ill < (0.05 if child else 0.36):
