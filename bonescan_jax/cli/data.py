@@ -35,8 +35,17 @@ def _define_phantom(values: flags.FlagValues) -> None:
         "Patients simulated at once.",
         1,
     )
+    _define_class_rule(values)
     text = "Writes no files: compares the patients with figures measured on real scans."
     flags.DEFINE_bool("validate", False, text, flag_values=values)
+
+
+def _define_class_rule(values: flags.FlagValues) -> None:
+    text = (
+        "What is Abnormal in simulated patients: bs80k: what BS-80K's readers called benign, "
+        "uncertain or malignant; malignant: that alone."
+    )
+    flags.DEFINE_enum("class_rule", "bs80k", ["bs80k", "malignant"], text, flag_values=values)
 
 
 def _run_phantom(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
@@ -56,6 +65,7 @@ def _run_phantom(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
             values.seed,
             num_processes=values.processes,
             on_patient=lambda patient: progress.advance(),
+            rule=values.class_rule,
         )
 
 
@@ -87,6 +97,7 @@ def _define_prepare(values: flags.FlagValues) -> None:
         values, "patients", 200, "To simulate, where data.name is phantom without source.", 3
     )
     integer_flag(values, "seed", 0, "Of the simulated patients.", 0)
+    _define_class_rule(values)
     integer_flag(values, "processes", usable_cores(), "That simulate and unwrap.", 1)
     flags.DEFINE_bool(
         "strict", False, "Refuse what would be repaired or skipped.", flag_values=values
@@ -141,6 +152,7 @@ def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
                 num_patients=values.patients,
                 seed=values.seed,
                 on_patient=lambda patient: simulating.advance(),
+                rule=values.class_rule,
                 **settings,
             )
         require(values, "source")

@@ -27,6 +27,7 @@ def prepare_phantom(
     seed: int,
     num_processes: int | None = None,
     on_patient: Callable[[int], None] | None = None,
+    rule: str = "bs80k",
     **settings: Any,  # noqa: ANN401 - handed on as they are
 ) -> dict[str, Any]:
     """Simulates patients into a temporary folder and prepares them as <data_dir>/<name>.
@@ -38,6 +39,7 @@ def prepare_phantom(
         seed: of the simulation.
         num_processes: that simulate and unwrap; None: one for each usable core.
         on_patient: see `bonescan_jax.phantom.files.write_bs80k`.
+        rule: which hot spots are Abnormal, one of `bonescan_jax.phantom.uptake.CLASS_RULES`.
         **settings: what else `bonescan_jax.datasets.bs80k.prepare` takes.
 
     Returns:
@@ -48,7 +50,7 @@ def prepare_phantom(
     """
     with hidden_folder(Path(tempfile.gettempdir()) / name) as folder:
         source = folder / name
-        write_bs80k(source, num_patients, seed, num_processes=num_processes, on_patient=on_patient)
+        write_bs80k(source, num_patients, seed, num_processes, on_patient, rule)
         return prepare(
             source, data_dir, name=name, num_processes=num_processes, builder=Phantom, **settings
         )

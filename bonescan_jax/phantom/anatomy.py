@@ -18,7 +18,7 @@ from bonescan_jax.phantom.shapes import ellipsoid, plate, shell, sunflower, tube
 STATURE = 1700.0  # mm, vertex to heel of the canonical adult
 
 # Joints of the patient's left side, about which limbs are posed (x, y, z in mm).
-SHOULDER, ELBOW, WRIST = (158.0, 304.0, 75.0), (158.0, 592.0, 60.0), (158.0, 830.0, 62.0)
+SHOULDER, ELBOW, WRIST = (158.0, 304.0, 75.0), (158.0, 578.0, 60.0), (158.0, 838.0, 62.0)
 HIP, KNEE, ANKLE = (90.0, 868.0, 95.0), (86.0, 1262.0, 66.0), (80.0, 1622.0, 58.0)
 NECK = (0.0, 235.0, 80.0)  # the head turns and tilts about it
 VERTEBRAE = tuple(f"{k}{i}" for k, n in (("C", 7), ("T", 12), ("L", 5)) for i in range(1, n + 1))
@@ -28,7 +28,7 @@ _VERTEBRA_Y = np.concatenate(
 )  # fmt: skip
 # Height of the vertebral bodies above the table: neck lordosis, kyphosis, lumbar lordosis, sacrum.
 _SPINE_Y = (140.0, 200.0, 262.0, 400.0, 520.0, 600.0, 680.0, 740.0, 800.0, 850.0, 890.0)
-_SPINE_Z = (105.0, 100.0, 82.0, 60.0, 62.0, 78.0, 92.0, 82.0, 52.0, 38.0, 48.0)
+_SPINE_Z = (106.0, 103.0, 86.0, 61.0, 62.0, 78.0, 92.0, 82.0, 52.0, 38.0, 48.0)
 
 # Rib: half width of the cage, then the bone-cartilage junction (x, y, z); 11 and 12 float.
 _RIBS = (
@@ -90,8 +90,9 @@ class _Builder:
 
 
 def _skull(body: _Builder) -> None:
-    """Vault, base, orbits, maxilla, mandible: a bright rim, dark cranial window, brightest face."""
-    points, volume = shell((0, 88, 96), (74, 86, 92), 7.0)
+    """Vault and base: a bright rim around a dark window, a line at the brow."""
+    points, volume = shell((0, 88, 96), (75, 86, 92), 7.0)
+    volume = volume * (1 - 0.28 * np.abs(points[:, 2] - 96) / 92)  # thin at forehead and occiput
     # The vault is open below, thicker over the base of the occiput and the brow.
     keep = (points[:, 1] < 164) & ~((points[:, 1] > 108) & (points[:, 2] > 120))
     body.add("skull", (points[keep], volume[keep]), 0.8)
@@ -105,71 +106,105 @@ def _skull(body: _Builder) -> None:
             ],
             [[4, 5, 4], [3.5, 8, 3.5], [3, 8, 3]],
         ),
-        0.8,
+        0.7,
     )
-    body.add_pair("skull", ellipsoid((55, 136, 84), (13, 20, 16)), 0.45)  # petrous bone, mastoid
-    body.add("skull", tube([(0, 6, 90), (0, 12, 150), (0, 45, 184), (0, 85, 186)], 3.0), 1.6)
+    body.add_pair("skull", ellipsoid((55, 136, 84), (12, 17, 15)), 0.45)  # petrous bone, mastoid
+    body.add("skull", tube([(0, 6, 90), (0, 12, 150), (0, 45, 184), (0, 85, 186)], 3.0), 0.8)
+    body.add("skull", tube([(-54, 110, 150), (0, 104, 182), (54, 110, 150)], (4, 5, 4)), 2.0)
+    body.add("skull", tube([(-58, 128, 48), (0, 118, 4), (58, 128, 48)], 3.0), 1.2)  # its sinuses
+    body.add("skull", tube([(0, 60, 8), (0, 118, 4)], 2.5), 1.2)
+    body.add("skull", ellipsoid((0, 120, 6), (6, 6, 4)), 1.5)
+
+
+def _face(body: _Builder) -> None:
+    """Nose, orbits, cheekbones and both rows of teeth: islands with gaps between them."""
     for side in (-1, 1):
         orbit = np.linspace(0, 2 * np.pi, 13)[:, None]
-        ring = (side * 33, 112, 168) + np.c_[22 * np.cos(orbit), 18 * np.sin(orbit), 0 * orbit]
-        body.add("face", tube(ring, 4.0), 1.5)
+        ring = (side * 31, 118, 168) + np.c_[19 * np.cos(orbit), 15 * np.sin(orbit), 0 * orbit]
+        body.add("face", tube(ring, 3.2), 1.2)
         body.add(
             "face",
-            tube([(side * 46, 132, 160), (side * 62, 134, 128), (side * 64, 132, 100)], 5.0),
+            tube([(side * 4, 108, 182), (side * 9, 132, 180), (side * 17, 156, 172)], (5, 5, 5)),
+            1.9,
+        )  # side wall of the nose
+        body.add(
+            "face",
+            tube([(side * 34, 146, 160), (side * 52, 136, 146), (side * 64, 132, 100)], (5, 5, 3)),
             0.8,
-        )
-        body.add("face", ellipsoid((side * 19, 146, 164), (17, 22, 18)), 0.95)
+        )  # cheekbone
+        body.add("face", ellipsoid((side * 44, 140, 154), (6, 7, 7)), 1.3)
+        body.add("face", tube([(side * 26, 142, 164), (side * 24, 160, 160)], 4.0), 1.2)
+    body.add("face", ellipsoid((0, 140, 154), (26, 24, 24)), 0.8)  # sinuses, pterygoids
+    body.add("face", ellipsoid((0, 112, 180), (10, 8, 10)), 1.9)  # root of the nose
+    body.add(
+        "face",
+        tube(
+            [(-27, 160, 140), (-21, 165, 164), (0, 167, 178), (21, 165, 164), (27, 160, 140)], 5.0
+        ),
+        2.1,
+    )  # upper teeth
+    body.add(
+        "mandible",
+        tube(
+            [(-25, 181, 138), (-20, 185, 160), (0, 188, 176), (20, 185, 160), (25, 181, 138)], 4.0
+        ),
+        1.6,
+    )  # lower teeth
+    for side in (-1, 1):
         body.add(
             "mandible",
             tube(
                 [
                     (side * 51, 138, 92),
-                    (side * 47, 165, 102),
-                    (side * 37, 186, 132),
-                    (side * 19, 198, 164),
-                    (0, 201, 174),
+                    (side * 46, 165, 102),
+                    (side * 33, 190, 132),
+                    (side * 18, 204, 160),
+                    (0, 207, 172),
                 ],
-                (7, 8, 8, 8, 8),
+                (6, 6, 6, 6, 6),
             ),
-            1.15,
+            1.3,
         )
-    body.add("face", ellipsoid((0, 142, 150), (42, 30, 26)), 0.35)  # sinuses, pterygoids
-    body.add("face", ellipsoid((0, 122, 176), (13, 25, 14)), 0.7)
-    body.add("face", ellipsoid((0, 158, 172), (30, 18, 14)), 0.5)
-    body.add("mandible", tube([(-30, 178, 160), (0, 181, 178), (30, 178, 160)], 7.0), 1.0)
 
 
 def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
-    """Body with bright end plates, pedicles, transverse and spinous processes, facet joints."""
+    """Body with bright end plates, pedicles, transverse and spinous processes, facet joints.
+
+    All of it stays clear of the discs, so that vertebrae can be counted from behind.
+    """
     kind, level = name[0], int(name[1:])
     z = float(np.interp(y, _SPINE_Y, _SPINE_Z))
-    wide = {"C": 15.0, "T": 16.0 + 0.55 * level, "L": 23.0 + 0.9 * level}[kind]
+    wide = {"C": 13.0, "T": 13.5 + 0.5 * level, "L": 19.5 + 0.9 * level}[kind]
     deep = {"C": 9.0, "T": 11.0 + 0.4 * level, "L": 16.0}[kind]
-    uptake = {"C": min(3.2, 1.3 + 0.5 * level), "T": 2.8, "L": 2.3}[kind]
-    arch = {"C": 1.7, "T": 1.35, "L": 2.0}[kind] * uptake  # lamina, facets and processes
+    uptake = {"C": min(2.5, 1.3 + 0.35 * level), "T": 2.1 + 0.045 * level, "L": 2.5}[kind]
+    arch = {"C": 1.6, "T": 1.3, "L": 1.9}[kind] * uptake  # lamina, facets and processes
     disc, layers = sunflower(40), np.linspace(-0.5, 0.5, 7)
-    xz = disc[None] * (wide, deep) * (0.94 + 0.06 * (2 * layers[:, None, None]) ** 2)
-    tall = height * 0.80
+    xz = disc[None] * (wide, deep) * (0.92 + 0.08 * (2 * layers[:, None, None]) ** 2)
+    tall = height * {"C": 0.80, "T": 0.82, "L": 0.74}[kind]
     points = np.stack(
         [xz[..., 0], np.broadcast_to(y + layers[:, None] * tall, xz.shape[:2]), z + xz[..., 1]], -1
     )
-    ends = np.where(np.abs(layers) > 0.45, 1.5, 0.85)[:, None]
-    weight = np.broadcast_to(np.pi * wide * deep * tall / 280 * ends, xz.shape[:2])
+    ends = np.where(np.abs(layers) > 0.45, 1.9, 0.7)[:, None]
+    rim = np.where(np.linalg.norm(disc, axis=1) > 0.75, 1.3, 0.8)
+    weight = np.pi * wide * deep * tall / 280 * ends * rim
     body.add(name, (points.reshape(-1, 3), weight.ravel()), uptake)
-    reach = {"C": 20.0, "T": 34.0 - 0.6 * level, "L": 34.0 + 4 * (level == 3)}[kind]
+    reach = {"C": 22.0, "T": 33.0 - 0.8 * level, "L": 30.0 + 4 * (level == 3)}[kind]
     back = z - deep - 13
+    apart = {"C": 11, "T": 12, "L": 17}[kind]
     for side in (-1, 1):
-        body.add(name, tube([(side * 9, y - 3, z - deep), (side * 12, y - 2, back)], 5.0), arch)
+        body.add(name, tube([(side * 9, y - 2, z - deep), (side * apart, y - 1, back)], 5.5), arch)
         body.add(
-            name, tube([(side * 12, y, back), (side * reach, y - 3, back - 3)], 6.0), arch * 0.75
+            name, tube([(side * 12, y - 1, back), (side * reach, y - 3, back - 3)], 4.0), arch * 0.6
         )
         body.add(
             name,
-            ellipsoid((side * (12 if kind != "L" else 17), y + height * 0.42, back), (7, 8, 5)),
-            arch * 1.1,
+            ellipsoid((side * apart, y + height * 0.3, back), (6, 0.42 * height, 5)),
+            arch * 1.0,
         )
-    tip = 22 if kind != "C" else 14
-    body.add(name, tube([(0, y + 2, back - 2), (0, y + 10, back - tip)], (6, 4)), arch * 0.8)
+    tip = 20 if kind != "C" else 14
+    body.add(
+        name, tube([(0, y, back - 2), (0, y + 0.45 * height, back - tip)], (5, 4.5)), arch * 1.1
+    )
 
 
 def _spine(body: _Builder) -> None:
@@ -180,9 +215,10 @@ def _spine(body: _Builder) -> None:
     grid = [
         [(f * wide, y, z + 8 * (1 - abs(f))) for f in (-1, -0.5, 0, 0.5, 1)] for y, wide, z in rows
     ]
-    body.add("sacrum", plate(grid, [[24, 22, 28, 22, 24]] * 2 + [[17, 15, 22, 15, 17]] * 3), 2.5)
-    body.add("sacrum", tube([(0, 752, 32), (0, 800, 24), (0, 835, 24)], 4.5), 2.0)
-    body.add("coccyx", tube([(0, 850, 38), (0, 872, 42), (0, 890, 52)], (8, 6, 4)), 1.6)
+    body.add("sacrum", plate(grid, [[20, 14, 16, 14, 20]] * 2 + [[13, 9, 12, 9, 13]] * 3), 2.5)
+    for y, z in ((750, 34), (775, 27), (800, 24), (825, 24)):  # its crest, segment by segment
+        body.add("sacrum", ellipsoid((0, y, z), (6, 8, 5)), 2.2)
+    body.add("coccyx", tube([(0, 850, 38), (0, 872, 42), (0, 890, 52)], (7, 5, 4)), 1.0)
 
 
 def _ribs(body: _Builder) -> None:
@@ -205,14 +241,14 @@ def _ribs(body: _Builder) -> None:
                 (0.5 * end_x + 0.48 * wide, y + 0.88 * drop, 0.3 * 92 + 0.7 * end_z),
                 (end_x, end_y, end_z),
             ]
-        points, volume = tube(path, 5.0)
+        points, volume = tube(path, 5.5 if number < 4 else 4.5)
         along = np.linspace(0, 1, len(points))
         body.add_pair(
             f"rib{number}",
             (points, volume),
-            1.35
-            + 0.5 * np.exp(-(((along - 1) / 0.06) ** 2))
-            + 1.2 * np.exp(-((along / 0.07) ** 2)),
+            (1.65 if number < 5 else 1.3)
+            + 0.35 * np.exp(-(((along - 1) / 0.05) ** 2))
+            + 1.0 * np.exp(-((along / 0.06) ** 2)),
         )
 
 
@@ -244,13 +280,14 @@ def _chest_front(body: _Builder) -> None:
     )
     body.add_pair(
         "clavicle",
-        tube([(24, 308, 166), (60, 302, 164), (105, 284, 132), (148, 274, 92)], (8, 6, 5.5, 7)),
+        tube([(24, 312, 166), (60, 300, 164), (105, 284, 132), (148, 270, 92)], (7, 5, 4.5, 6)),
         1.0,
     )
-    body.add_pair("clavicle", ellipsoid((26, 308, 165), (9, 10, 8)), 1.5)
+    body.add_pair("clavicle", ellipsoid((25, 314, 167), (9, 10, 8)), 1.5)
 
 
 def _shoulder(body: _Builder) -> None:
+    """Blade with a bright lower tip and borders, its spine, acromion, coracoid and socket."""
     body.add_pair(
         "scapula",
         plate(
@@ -260,40 +297,44 @@ def _shoulder(body: _Builder) -> None:
                 [[84, 385, 14], [100, 380, 22], [118, 372, 34]],
                 [[96, 420, 14], [99, 420, 16], [102, 419, 18]],
             ],
-            [[9, 5, 8], [9, 2.2, 13], [10, 2.5, 13], [14, 14, 14]],
+            [[6, 2, 5], [6, 1.2, 8], [8, 2, 11], [24, 24, 24]],
         ),
-        1.7,
+        1.5,
     )
     body.add_pair(
         "scapula",
-        tube([(74, 322, 16), (105, 308, 20), (140, 286, 44), (166, 280, 78)], (4.5, 5.5, 7, 9)),
-        1.7,
+        tube([(74, 322, 16), (105, 306, 20), (140, 284, 44), (164, 276, 74)], (4, 5, 6, 6)),
+        2.2,
     )
     body.add_pair(
-        "scapula", tube([(126, 302, 70), (132, 292, 100), (142, 304, 114)], (6, 6, 6)), 1.5
+        "scapula", tube([(138, 272, 90), (158, 268, 84), (178, 275, 78)], 5.0), 3.3
+    )  # acromion
+    body.add_pair(
+        "scapula", tube([(126, 302, 70), (132, 292, 100), (140, 306, 116)], (5, 5, 6)), 1.8
     )  # coracoid
-    body.add_pair("scapula", ellipsoid((136, 308, 70), (8, 18, 13)), 1.7)  # glenoid
+    body.add_pair("scapula", ellipsoid((135, 310, 72), (5, 13, 11)), 2.6)  # socket
 
 
 def _arm(body: _Builder) -> None:
     x, y, z = SHOULDER
-    body.add_pair("humerus", ellipsoid((x + 2, y + 1, z), (23, 23, 22)), 1.25)
+    body.add_pair("humerus", ellipsoid((x + 2, y + 5, z), (20, 18, 20)), 0.55)
+    body.add_pair("humerus", shell((x + 3, y + 6, z), (25, 22, 22), 4.5), 1.3)  # its rim
     body.add_pair(
         "humerus",
         tube(
-            [(x + 4, y + 14, z), (x + 2, y + 60, z - 4), (x, y + 200, z - 14), (x, y + 270, 60)],
+            [(x + 4, y + 14, z), (x + 2, y + 60, z - 4), (x, y + 190, z - 14), (x, y + 256, 60)],
             (17, 11.5, 10.5, 12),
             0.5,
         ),
         0.95,
     )
-    body.add_pair("humerus", ellipsoid((x, y + 278, 60), (27, 11, 10)), 1.2)
+    body.add_pair("humerus", ellipsoid((x, y + 264, 60), (25, 11, 10)), 1.5)
     ex, ey, ez = ELBOW
     body.add_pair("ulna", ellipsoid((ex - 6, ey + 2, ez - 8), (12, 15, 10)), 1.3)
     body.add_pair(
         "ulna",
         tube(
-            [(ex - 8, ey + 8, ez - 2), (ex - 12, ey + 120, ez - 2), (ex - 13, ey + 226, ez)],
+            [(ex - 8, ey + 8, ez - 2), (ex - 12, ey + 120, ez - 2), (ex - 13, ey + 246, ez)],
             (9, 6.5, 6),
             0.4,
         ),
@@ -305,8 +346,8 @@ def _arm(body: _Builder) -> None:
             [
                 (ex + 10, ey + 10, ez + 4),
                 (ex + 13, ey + 60, ez + 6),
-                (ex + 14, ey + 150, ez + 4),
-                (ex + 10, ey + 230, ez + 2),
+                (ex + 14, ey + 160, ez + 4),
+                (ex + 10, ey + 250, ez + 2),
             ],
             (10, 7, 7, 11.5),
             0.4,
@@ -318,7 +359,7 @@ def _arm(body: _Builder) -> None:
 def _hand(body: _Builder) -> None:
     wx, wy, wz = WRIST
     body.add_pair("hand", ellipsoid((wx, wy + 14, wz), (22, 15, 10)), 1.5)
-    for finger, (dx, length) in enumerate(((-24, 96), (-13, 148), (0, 158), (12, 150), (23, 124))):
+    for finger, (dx, length) in enumerate(((-24, 80), (-13, 112), (0, 116), (12, 110), (23, 92))):
         start = (wx + 0.6 * dx, wy + 26, wz)
         knuckle = (wx + 1.05 * dx, wy + 26 + 0.40 * length, wz + 4)
         middle = (wx + 1.1 * dx, wy + 26 + 0.72 * length, wz - 2)
@@ -329,25 +370,44 @@ def _hand(body: _Builder) -> None:
 
 def _pelvis(body: _Builder) -> None:
     """Wings with thick crests and thin fossae, sacro-iliac joints, acetabula, rami."""
-    crest = [(40, 750, 30), (62, 722, 42), (97, 710, 76), (131, 722, 122), (143, 750, 158)]
-    upper = [(44, 772, 34), (66, 758, 46), (99, 752, 82), (125, 760, 124), (136, 768, 156)]
-    lower = [(46, 798, 40), (66, 795, 54), (92, 796, 84), (112, 799, 120), (118, 798, 144)]
+    crest = [(40, 750, 30), (58, 722, 42), (86, 708, 76), (112, 722, 122), (123, 752, 156)]
+    upper = [(44, 772, 34), (62, 758, 46), (87, 752, 82), (109, 760, 124), (121, 774, 154)]
+    lower = [(46, 798, 40), (62, 795, 54), (83, 796, 84), (100, 799, 120), (109, 802, 144)]
     brim = [(52, 822, 48), (70, 832, 62), (88, 838, 84), (98, 838, 110), (100, 836, 128)]
     thick = [
-        [19.0, 18, 15, 16, 16],
-        [18, 11, 2.5, 4, 12],
-        [17.0, 13, 3, 6, 14],
-        [14.0, 17, 13, 15, 14],
+        [14.0, 13, 12, 12, 12],
+        [14, 8, 5.5, 6, 9],
+        [14.0, 10, 7, 6.5, 10],
+        [12.0, 13, 9, 11, 10],
     ]
-    body.add_pair("ilium", plate([crest, upper, lower, brim], thick), 2.0)
-    body.add_pair(
+    body.add_pair("ilium", plate([crest, upper, lower, brim], thick), 1.5)
+    body.add_pair(  # from the front spine to the socket
         "ilium",
-        tube([(52, 740, 44), (50, 768, 42), (42, 798, 40), (36, 818, 40)], (12, 15, 13, 8)),
-        0.75,
-    )  # sacro-iliac joint
+        tube(
+            [(116, 730, 136), (124, 754, 158), (119, 785, 154), (107, 814, 140), (97, 844, 124)],
+            (6, 7, 8, 7, 7),
+        ),
+        2.2,
+    )
+    body.add_pair(  # rim of the inlet
+        "ilium",
+        tube([(52, 800, 56), (74, 835, 76), (84, 862, 108), (66, 882, 126)], (6, 6, 6, 5)),
+        1.6,
+    )
+    body.add_pair(  # sacro-iliac joint
+        "ilium",
+        tube([(58, 732, 40), (53, 762, 38), (45, 796, 38), (40, 818, 40)], (14, 17, 14, 8)),
+        1.15,
+    )
+    body.add_pair(  # the column that carries the trunk, down to the socket
+        "ilium", tube([(44, 806, 42), (56, 838, 48), (68, 866, 58)], (10, 9, 9)), 1.5
+    )
+    body.add_pair(
+        "ilium", tube([(57, 722, 42), (86, 706, 76), (113, 722, 122), (120, 738, 142)], 4.0), 1.2
+    )
     points, volume = shell((92, 868, 95), (32, 32, 30), 4)
     keep = points[:, 0] < 108  # the socket is open to the side
-    body.add_pair("ilium", (points[keep], volume[keep]), 1.3)
+    body.add_pair("ilium", (points[keep], volume[keep]), 0.9)
     body.add_pair(
         "ischium",
         tube([(72, 838, 58), (72, 868, 62), (62, 905, 54), (56, 935, 46)], (11, 13, 11, 12)),
@@ -391,12 +451,26 @@ def _thigh(body: _Builder) -> None:
         ),
         0.95,
     )
+    # Condyles and plateau with denser rims, a gap between them, and the patella over it all.
     for side in (-1, 1):
-        body.add_pair("femur", ellipsoid((kx + side * 20, ky - 18, kz - 3), (21, 23, 26)), 0.75)
-        body.add_pair("tibia", ellipsoid((kx + side * 19, ky + 15, kz - 4), (21, 16, 22)), 0.85)
-    body.add_pair("femur", ellipsoid((kx, ky - 14, kz + 2), (14, 17, 18)), 0.7)
-    body.add_pair("tibia", ellipsoid((kx, ky + 10, kz), (16, 12, 16)), 0.7)  # eminence
-    body.add_pair("patella", ellipsoid((kx, ky - 26, kz + 42), (20, 22, 10)), 1.3)
+        body.add_pair("femur", ellipsoid((kx + side * 20, ky - 22, kz + 3), (17, 18, 22)), 0.46)
+        body.add_pair("femur", shell((kx + side * 20, ky - 22, kz + 3), (21, 24, 26), 4.0), 0.53)
+        body.add_pair("tibia", ellipsoid((kx + side * 18, ky + 20, kz + 3), (22, 19, 22)), 0.8)
+        body.add_pair(
+            "tibia",
+            tube(
+                [
+                    (kx + side * 10, ky + 6, kz - 20),
+                    (kx + side * 36, ky + 8, kz),
+                    (kx + side * 14, ky + 7, kz + 18),
+                ],
+                4.0,
+            ),
+            1.0,
+        )
+    body.add_pair("femur", ellipsoid((kx, ky - 26, kz + 2), (12, 14, 16)), 0.5)
+    body.add_pair("tibia", ellipsoid((kx, ky + 6, kz), (12, 14, 16)), 1.2)  # eminence
+    body.add_pair("patella", ellipsoid((kx + 5, ky - 34, kz + 42), (17, 19, 9)), 1.4)
 
 
 def _shank(body: _Builder) -> None:
@@ -407,10 +481,10 @@ def _shank(body: _Builder) -> None:
         "tibia",
         tube(
             [
-                (kx - 2, ky + 22, kz),
-                (kx - 4, ky + 60, kz + 6),
-                (kx - 6, ky + 180, kz + 2),
-                (ax - 2, ay - 60, az),
+                (kx - 2, ky + 26, kz),
+                (kx - 4, ky + 60, kz + 12),
+                (kx - 6, ky + 180, kz + 9),
+                (ax - 2, ay - 60, az + 5),
                 (ax - 2, ay - 3, az),
             ],
             (25, 16, 12.5, 12, 17),
@@ -460,6 +534,7 @@ def skeleton() -> Skeleton:
     body = _Builder()
     for part in (
         _skull,
+        _face,
         _spine,
         _ribs,
         _chest_front,

@@ -24,20 +24,27 @@ from bonescan_jax.phantom.uptake import (
     HotSpot,
     benign,
     bone_uptake,
+    diffuse,
     growth_plates,
+    joints,
     malignant,
     organs,
 )
 from bonescan_jax.scans import HEIGHT, NORMAL, WIDTH
 
-PIXEL_MM = 2.26  # NM1, and BS-80K by the stature of its patients
+# BS-80K's files do not say how large pixels are, but two cameras can be told apart: chest crops of
+# patients up to number 700 are 156 pixels high and those from 800 on 175, and as much wider and, at
+# the same sum of grey, dimmer. Adults of 1.62 m are 690 pixels long with the first.
+PIXELS_MM = (2.4, 2.14)
+SECOND_CAMERA = 0.35  # its share of patients; of BS-80K's it is three quarters
+PIXEL_MM = PIXELS_MM[0]
 _ARM = ("humerus", "radius", "ulna", "hand")
 
 # Soft tissue: a stack of ellipses; y, half width x, thickness z, height of the middle z (mm).
 # fmt: off
 _TRUNK = (
-    (205, 56, 105, 90), (232, 58, 105, 85), (256, 82, 115, 80), (276, 138, 130, 78),
-    (300, 172, 160, 82), (340, 174, 195, 98), (420, 162, 215, 108), (500, 152, 218, 109),
+    (205, 56, 105, 90), (222, 78, 110, 85), (240, 125, 120, 80), (260, 160, 150, 80),
+    (296, 174, 176, 86), (340, 174, 195, 98), (420, 162, 215, 108), (500, 152, 218, 109),
     (600, 144, 205, 103), (680, 144, 198, 99), (760, 164, 205, 103), (850, 180, 205, 103),
     (910, 178, 185, 98), (948, 168, 60, 95), (956, 160, 5, 95),
 )
@@ -46,19 +53,19 @@ _HEAD = (
     (140, 74, 190, 100), (180, 62, 165, 105), (205, 50, 120, 100), (218, 30, 60, 95),
 )
 _UPPER_ARM = (
-    (280, 20, 40, 70), (310, 48, 85, 66), (420, 48, 88, 62), (560, 40, 74, 58),
-    (592, 42, 70, 56),
+    (280, 22, 36, 70), (310, 52, 62, 66), (420, 52, 62, 62), (560, 44, 54, 58),
+    (592, 44, 50, 56),
 )
 _FOREARM = (
-    (592, 42, 70, 56), (660, 44, 66, 56), (800, 30, 44, 60), (832, 30, 40, 62),
+    (592, 44, 50, 56), (660, 45, 48, 56), (800, 32, 36, 60), (832, 31, 34, 62),
 )
 _HAND = (
     (832, 30, 40, 62), (880, 38, 34, 62), (930, 36, 26, 62), (985, 26, 18, 50),
     (1012, 8, 8, 46),
 )
 _THIGH = (
-    (840, 40, 80, 90), (880, 68, 130, 88), (940, 82, 165, 86), (1050, 76, 155, 82),
-    (1180, 61, 128, 70), (1262, 55, 118, 64),
+    (840, 44, 80, 90), (880, 78, 130, 88), (940, 95, 165, 86), (1050, 90, 150, 82),
+    (1180, 70, 124, 70), (1262, 55, 118, 64),
 )
 _SHANK = (
     (1262, 55, 118, 64), (1320, 51, 112, 60), (1380, 53, 114, 58), (1520, 39, 80, 54),
@@ -87,6 +94,8 @@ class Body:
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
     stature: float  # mm
     child: bool
+    gap: float  # mm from the skin to the detector in front; behind there is the table, too
+    pixel: float  # mm
     pose: "_Pose"
     vertex: float  # row of the top of the head
 
@@ -120,24 +129,31 @@ class _Pose:
     arms: tuple[tuple[float, float, float], tuple[float, float, float]]  # left, right: radians
     shoulder_lift: tuple[float, float]
     legs: tuple[tuple[float, float, float, float], tuple[float, float, float, float]]
+    pixel: float  # mm
+    roll: float  # radians: the trunk turned about its long axis
+    head_turn: float
 
 
-_LANDMARKS_Y = (-50.0, 0.0, 230.0, 560.0, 745.0, 868.0, 1262.0, 1622.0, 1800.0)
+_LANDMARKS_Y = (-50.0, 0.0, 230.0, 560.0, 700.0, 930.0, 1262.0, 1622.0, 1800.0)
+# Lengths between them in BS-80K over the canonical ones: it shows the pelvis, which is tilted,
+# foreshortened.
+_LENGTHS = (1.0, 1.0, 0.975, 0.84, 0.81, 1.09, 1.065, 1.08)
 _LANDMARKS_X = (0.0, 215.0, 285.0, 450.0, 600.0, 735.0, 870.0, 1262.0, 1800.0)
 
 
-def _draw_pose(rng: np.random.Generator, stature: float, child: bool) -> _Pose:
+def _draw_pose(rng: np.random.Generator, stature: float, child: bool, pixel: float) -> _Pose:
     scale = stature / STATURE
     big_head = 0.45 * (1 - scale) * scale if child else 0.0  # a child's head is nearly grown
-    head = scale ** (0.35 if child else 0.7) * rng.normal(1, 0.025)
+    head = scale ** (0.35 if child else 0.7) * rng.normal(1.02, 0.04)
     trunk, thigh, shank = scale * rng.normal(1, 0.02, 3)
-    lengths = np.diff(_LANDMARKS_Y) * (head, head, trunk, trunk, trunk, thigh, shank, scale)
+    lengths = np.diff(_LANDMARKS_Y) * _LENGTHS
+    lengths *= (head, head, trunk, trunk, trunk, thigh, shank, scale)
     y = np.r_[0, np.cumsum(lengths)] - 50 * head
     wide = scale**0.8 * rng.normal(1, 0.04)
     shoulder, chest, waist, hip = wide * rng.normal(1, 0.035, 4)
     x = (head, head, shoulder, chest, chest, waist, hip, scale * rng.normal(1, 0.08), scale)
     spread = rng.normal(0, 2.0)  # legs apart, degrees
-    arm_out, bend = rng.normal(8.5, 2), rng.normal(8, 4)
+    arm_out, bend = rng.normal(11, 2.2), rng.normal(12.5, 4.5)
     arms, legs = [], []
     for _ in range(2):
         arms.append(
@@ -153,12 +169,20 @@ def _draw_pose(rng: np.random.Generator, stature: float, child: bool) -> _Pose:
                 ]
             )
         )
+    if rng.random() < 0.12:  # one arm lies otherwise: away, or bent over the belly
+        odd = int(rng.integers(2))
+        away = rng.uniform(0, 18) if rng.random() < 0.5 else 0.0
+        arms[odd] = arms[odd] + np.deg2rad([away, 0 if away else -rng.uniform(10, 45), 0])
+    careless = 3.0 if rng.random() < 0.08 else 1.0  # how askew the patient lies
     return _Pose(
         tuple(y), tuple(x), scale ** 0.8 * rng.normal(1, 0.05) - 0.3 * big_head, head,
-        (rng.normal(0, 5) * (3 if rng.random() < 0.1 else 1), rng.uniform(0, 2 * np.pi)),
-        np.deg2rad(rng.normal(0, 3)), np.deg2rad(rng.normal(0, 0.7)), (rng.normal(0, 6), 0.0),
-        scale * rng.normal(1, 0.02), (tuple(arms[0]), tuple(arms[1])), tuple(rng.normal(0, 7, 2)),
-        (tuple(legs[0]), tuple(legs[1])),
+        (rng.normal(0, 4) * (3 if rng.random() < 0.1 else 1), rng.uniform(0, 2 * np.pi)),
+        np.deg2rad(rng.normal(0, 3)), np.deg2rad(careless * rng.normal(0, 0.9)),
+        (rng.normal(0, 6), 0.0),
+        0.93 * scale * rng.normal(1, 0.02), (tuple(arms[0]), tuple(arms[1])),
+        tuple(rng.normal(-22, 9) + rng.normal(0, 7, 2)),
+        (tuple(legs[0]), tuple(legs[1])), pixel, np.deg2rad(careless * rng.normal(0, 1.8)),
+        np.deg2rad(rng.normal(0, 6) * (2.2 if rng.random() < 0.15 else 1)),
     )  # fmt: skip
 
 
@@ -226,6 +250,10 @@ def _place(points: np.ndarray, part: str, pose: _Pose, side: int | None = None) 
         out = _stretch(points, pose)
         if part in ("scapula", "clavicle") and side is not None:  # follow the shoulder
             out[:, 1] += pose.shoulder_lift[side] * np.clip(np.abs(points[:, 0]) / 158, 0, 1)
+    if side is None or part in ("scapula", "clavicle"):
+        axis = np.array([0, 0, 75], np.float32)
+        turned = pose.roll + pose.head_turn * np.clip((250 - points[:, 1]) / 60, 0, 1)
+        turn(out, axis, turned.astype(np.float32), (0, 2))
     turn(out, np.array([0, 800, 0], np.float32), pose.tilt)
     return out
 
@@ -233,8 +261,8 @@ def _place(points: np.ndarray, part: str, pose: _Pose, side: int | None = None) 
 def _to_pixels(points: np.ndarray, pose: _Pose, vertex: float) -> np.ndarray:
     """Turn posed points (n, 3) in mm into column, row (pixels) and height above the table (mm)."""
     return np.stack([
-        (points[:, 0] + pose.shift[0]) / PIXEL_MM + (WIDTH - 1) / 2,
-        points[:, 1] / PIXEL_MM + vertex,
+        (points[:, 0] + pose.shift[0]) / pose.pixel + (WIDTH - 1) / 2,
+        points[:, 1] / pose.pixel + vertex,
         points[:, 2],
     ], 1).astype(np.float32)  # fmt: skip
 
@@ -296,10 +324,10 @@ def _soft_tissue(
       girth: thickness of trunk and limbs relative to the skeleton's size.
       flesh: (3,) further factors for trunk, arms and legs.
     """
-    trunk, arm, leg = girth ** np.array((1.0, 0.6, 0.8)) * flesh
+    trunk, arm, leg = girth ** np.array((1.0, 0.6, 0.8)) * flesh * (0.99, 0.84, 0.94)
     size = pose.stretch_x[3]
     stacks = [
-        (_rows_of(_TRUNK, "trunk", pose, None, (0, 0)), trunk, 2.6),
+        (_rows_of(_TRUNK, "trunk", pose, None, (0, 0)), trunk, 2.0),
         (_rows_of(_HEAD, "trunk", pose, None, (0, 0)), pose.head / size, 2.2),
     ]
     for side in range(2):
@@ -313,13 +341,13 @@ def _soft_tissue(
         ]
     thickness = np.zeros((HEIGHT, WIDTH), np.float32)
     middle = np.full((HEIGHT, WIDTH), 90, np.float32)
-    x = ((np.arange(WIDTH) - (WIDTH - 1) / 2) * PIXEL_MM).astype(np.float32)
+    x = ((np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel).astype(np.float32)
     for stack, fat, power in stacks:
         table = stack[np.argsort(stack[:, 0])]
         first, last = np.clip(
-            np.array([table[0, 0], table[-1, 0]]) / PIXEL_MM + top, 0, HEIGHT
+            np.array([table[0, 0], table[-1, 0]]) / pose.pixel + top, 0, HEIGHT
         ).astype(int)
-        y = (np.arange(first, last) - top) * PIXEL_MM
+        y = (np.arange(first, last) - top) * pose.pixel
         centre, half, deep, mid = (
             np.interp(y, table[:, 0], table[:, k])[:, None].astype(np.float32) for k in range(1, 5)
         )
@@ -338,42 +366,61 @@ def _soft_tissue(
 
 def _brainless(pose: _Pose, top: float) -> np.ndarray:
     """Return the uptake of soft tissue relative to muscle: 1, in the cranium 0.25."""
-    x, y, _ = (_place(np.array([[0, 78, 96]], np.float32), "trunk", pose)[0] / PIXEL_MM).tolist()
+    x, y, _ = (_place(np.array([[0, 78, 96]], np.float32), "trunk", pose)[0] / pose.pixel).tolist()
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
-    x, y, size = x + (WIDTH - 1) / 2, y + top, pose.head / PIXEL_MM
+    x, y, size = x + (WIDTH - 1) / 2, y + top, pose.head / pose.pixel
     far = ((columns - x) / (68 * size)) ** 2 + ((rows - y) / (74 * size)) ** 2
     return (1 - 0.75 * np.clip(3 * (1 - far), 0, 1)).astype(np.float32)
 
 
+def _viscera(pose: _Pose, top: float) -> np.ndarray:
+    """Return the uptake relative to muscle of what lies around the spine: blood, liver, gut."""
+    y = (np.arange(HEIGHT) - top) * pose.pixel
+    first, last = np.interp((140, 740), _LANDMARKS_Y, pose.stretch_y)
+    along = np.clip(np.minimum((y - first) / 80, (last - y) / 80), 0, 1)[:, None]
+    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel / pose.stretch_x[3]
+    across = np.clip((120 - np.abs(x)) / 50, 0, 1)
+    return (1 + 0.5 * along * across).astype(np.float32)
+
+
 def _lungs(pose: _Pose, top: float) -> np.ndarray:
     """Return how much of the path is lung (it attenuates a third of soft tissue), 0 … 1."""
-    y = (np.arange(HEIGHT) - top) * PIXEL_MM
+    y = (np.arange(HEIGHT) - top) * pose.pixel
     first, last = np.interp((285, 545), _LANDMARKS_Y, pose.stretch_y)
     along = np.clip(np.minimum((y - first) / 60, (last - y) / 40), 0, 1)[:, None]
-    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * PIXEL_MM / pose.stretch_x[3]
+    x = (np.arange(WIDTH) - (WIDTH - 1) / 2) * pose.pixel / pose.stretch_x[3]
     across = np.clip(np.minimum((np.abs(x) - 18) / 25, (132 - np.abs(x)) / 25), 0, 1)
     return (along * across * np.where(x > 0, 0.75, 1.0)).astype(np.float32)  # the heart lies left
 
 
-def draw_body(rng: np.random.Generator) -> Body:
+def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     """Draw one patient.
 
     Args:
-      rng: the patient's own generator; the result is a function of its state alone.
+      rng: the patient's own generator; the result is a function of its state and `rule` alone.
+      rule: which hot spots are Abnormal, one of `uptake.CLASS_RULES`.
     """
     bones = skeleton()
     child = bool(rng.random() < 0.02)
     stature = float(rng.uniform(1000, 1500) if child else np.clip(rng.normal(1640, 95), 1400, 1930))
-    pose = _draw_pose(rng, stature, child)
+    pixel = PIXELS_MM[int(rng.random() < SECOND_CAMERA)]
+    pose = _draw_pose(rng, stature, child, pixel)
     points = _place_skeleton(bones, pose)
     weight = bones.weight * bone_uptake(rng, bones)
     if child:
         weight = weight * growth_plates(bones)
     spots: list[HotSpot] = []
-    if rng.random() < (0.05 if child else 0.45):
+    ill = rng.random()
+    superscan = 0.0
+    if not child and ill < 0.016:
+        spots += diffuse(rng, bones, weight)
+        superscan = len(spots) / 14
+    if ill < (0.05 if child else 0.36):
         spots += malignant(rng, bones, weight)
-    quiet = child or rng.random() < 0.21  # healthy joints: BS-80K has views without a hot spot
-    spots += benign(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 10.5))
+    quiet = child or rng.random() < 0.24  # healthy joints: BS-80K has views without a hot spot
+    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
+    if not quiet and rng.random() < 0.34:
+        spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):
@@ -382,31 +429,36 @@ def draw_body(rng: np.random.Generator) -> Body:
         index = np.arange(start, start + len(organ.points))
         start += len(organ.points)
         excess = organ.activity.astype(np.float32)
+        if organ.kind == "kidney":
+            excess *= np.float32(1 - 0.9 * superscan)
         spots.append(HotSpot(organ.kind, NORMAL, organ.kind, index, excess))
-    height = stature / PIXEL_MM
-    top = float(np.clip(rng.normal(52, 14), 22, max(24, HEIGHT - 60 - height)))
+    height = stature / pixel
+    top = rng.normal(22, 11) if rng.random() > 0.05 else rng.uniform(40, 110)
+    top = float(np.clip(top, 10, max(10, HEIGHT - 60 - height)))
     cloud = _to_pixels(np.concatenate(posed), pose, top)
-    girth = float(np.clip(np.exp(rng.normal(0, 0.09)), 0.85, 1.3))
+    obese = rng.uniform(0.3, 1.1) if rng.random() < 0.06 else 0.0
+    girth = float(np.clip(np.exp(rng.normal(0, 0.09)), 0.85, 1.3)) * (1 + 0.6 * obese)
     thickness, middle = _soft_tissue(pose, top, girth, np.exp(rng.normal(0, 0.05, 3)))
-    edge = int(rng.integers(0, 14))
-    field = (
-        int(max(0, top - rng.uniform(12, 40))),
-        int(min(HEIGHT, cloud[:, 1].max() + rng.uniform(12, 60))),
-        edge,
-        WIDTH - edge,
-    )
-    tissue = 0.075 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
+    gap = 25 + rng.gamma(1.5, 12.0) + 60 * obese
+    # BS-80K: rows from 8, columns 8 to 239 of either view.
+    field = (8, int(min(HEIGHT, cloud[:, 1].max() + rng.uniform(5, 50))), 8, 240)
+    lungs = _lungs(pose, top)
+    tissue = 0.0205 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
+    tissue *= 1 + 1.3 * obese  # little bone for the tracer that is given by weight
+    tissue *= 1 - 0.6 * superscan  # the bones have taken the tracer
     return Body(
         cloud,
         np.concatenate(activity),
         tuple(spots),
         thickness,
         middle,
-        _lungs(pose, top),
-        tissue * _brainless(pose, top),
+        lungs,
+        tissue * _brainless(pose, top) * _viscera(pose, top),
         field,
         stature,
         child,
+        gap,
+        pixel,
         pose,
         top,
     )

@@ -1,7 +1,7 @@
 """The simulated gamma camera: projection, attenuation, blur and scatter of a body's activity.
 
 Every bone and organ is projected from its true depth, blurred by the collimator (FWHM = √(4² + (2 +
-0.55 d)²) mm at d cm), attenuated by the tissue in between (0.12 /cm) and scattered (0.35 × a
+0.55 d)²) mm at d cm), attenuated by the tissue in between (0.12 /cm) and scattered (0.3 × a
 Gaussian of σ 35 mm).
 """
 
@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from bonescan_jax.phantom.body import PIXEL_MM, Body
+from bonescan_jax.phantom.body import Body
 from bonescan_jax.scans import HEIGHT, WIDTH
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
-SCATTER, SCATTER_MM = 0.35, 35.0
-DETECTOR_GAP, TABLE_GAP = 40.0, 55.0  # mm from skin, from the back through the table
+SCATTER, SCATTER_MM = 0.3, 35.0
+TABLE_GAP = 20.0  # mm of table and mattress, beside the gap that there is in front as well
 _SLABS = 6  # depth ranges, each with one blur
 
 
@@ -28,7 +28,7 @@ class Camera:
         self.flip = flip
         self.thickness = body.thickness[:, flip]
         # Photons scatter in the body: there is little scatter beside it (air is 1 % in NM1).
-        inside = cv2.GaussianBlur((self.thickness > 20).astype(np.float32), (0, 0), 5.0)
+        inside = cv2.GaussianBlur((self.thickness > 20).astype(np.float32), (0, 0), 3.0)
         self.scattering = 0.05 + 0.95 * inside
         self.attenuation = ATTENUATION * (1 - LUNG_SAVES * body.lung[:, flip])
         x, self.row, z = body.points.T
@@ -39,19 +39,17 @@ class Camera:
         sign = 1 if anterior else -1
         skin = (body.middle[:, flip] + sign * body.thickness[:, flip] / 2).ravel()
         depth = np.maximum(sign * (skin[pixel] - z), 2.0)
-        self.passed = np.exp(-depth * self.attenuation.ravel()[pixel]) / PIXEL_MM**2
+        self.passed = np.exp(-depth * self.attenuation.ravel()[pixel]) / body.pixel**2
         if anterior:  # the upper head follows the body's outline
             face = np.where(self.thickness > 0, body.middle[:, flip] + self.thickness / 2, 0).max(1)
-            plane = (
-                ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + DETECTOR_GAP
-            )
+            plane = ndimage.gaussian_filter1d(ndimage.maximum_filter1d(face, 150), 40) + body.gap
             distance = plane[row] - z
         else:
-            distance = z + TABLE_GAP
+            distance = z + TABLE_GAP + min(body.gap, 60.0)
         self.sigmas = np.linspace(30, 260, _SLABS)
         step = self.sigmas[1] - self.sigmas[0]
         self.slab = np.clip(np.rint((distance - 30) / step), 0, _SLABS - 1).astype(np.int32)
-        self.sigmas = np.hypot(4, 2 + 0.055 * self.sigmas) / 2.355 / PIXEL_MM  # pixels
+        self.sigmas = np.hypot(4, 2 + 0.055 * self.sigmas) / 2.355 / body.pixel  # pixels
 
     def project(
         self, weight: np.ndarray, index: np.ndarray | None = None
@@ -104,10 +102,13 @@ class Camera:
         return cv2.GaussianBlur(image, (0, 0), 1.9)
 
 
-def scatter(image: np.ndarray) -> np.ndarray:
-    """Return the scattered part of an image: broad, so computed at a quarter of the size."""
+def scatter(image: np.ndarray, pixel: float) -> np.ndarray:
+    """Return the scattered part of an image: broad, so computed at a quarter of the size.
+
+    Args:
+      image: (1024, 256) counts that were not scattered.
+      pixel: size of pixels, mm.
+    """
     small = cv2.resize(image, (WIDTH // 4, HEIGHT // 4), interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(
-        small, (0, 0), SCATTER_MM / PIXEL_MM / 4, borderType=cv2.BORDER_CONSTANT
-    )
+    small = cv2.GaussianBlur(small, (0, 0), SCATTER_MM / pixel / 4, borderType=cv2.BORDER_CONSTANT)
     return SCATTER * cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)

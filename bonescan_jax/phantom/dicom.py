@@ -19,8 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from bonescan_jax.phantom.body import PIXEL_MM
 from bonescan_jax.phantom.files import (
+    PatientTask,
     for_each_patient,
     tally_view,
     view_truth,
@@ -42,7 +42,7 @@ _STREAM = 1  # of random numbers, beside that of simulate_patient
 
 def write_dicom(
     out: Path, num_patients: int, seed: int, num_processes: int | None = None,
-    on_patient: Callable[[int], None] | None = None,
+    on_patient: Callable[[int], None] | None = None, rule: str = "bs80k",
 ) -> dict[str, int | float]:  # fmt: skip
     """Simulates patients 1 … num_patients into OUT/<patient>/1.dcm (and 2.dcm) and OUT/truth/.
 
@@ -52,6 +52,7 @@ def write_dicom(
         seed: same seed, same files; the same patients as in BS-80K's layout.
         num_processes: None: one for each usable core.
         on_patient: called here with the patient's number as each is finished, in any order.
+        rule: which hot spots are Abnormal, one of `uptake.CLASS_RULES`.
 
     Returns:
         What `bonescan_jax.phantom.files.write_folder` returns.
@@ -63,7 +64,7 @@ def write_dicom(
     def write_all(folder: Path, processes: int) -> Counter[str]:
         (folder / "truth").mkdir(parents=True)
         totals: Counter[str] = Counter()
-        patients = for_each_patient(_write_patient, folder, num_patients, seed, processes)
+        patients = for_each_patient(_write_patient, folder, num_patients, seed, processes, rule)
         for patient, tally in patients:
             totals.update(tally)
             if on_patient is not None:
@@ -73,11 +74,11 @@ def write_dicom(
     return write_folder(out, num_patients, num_processes, write_all)
 
 
-def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
+def _write_patient(task: PatientTask) -> tuple[int, dict[str, int]]:
     """Simulates and writes one patient; runs in a worker."""
     out, seed, patient = Path(task[0]), task[1], task[2]
     cv2.setNumThreads(1)
-    views = simulate_patient(seed, patient).views
+    views = simulate_patient(seed, patient, task[3]).views
     (out / str(patient)).mkdir()
     for number, dataset in enumerate(make_datasets(views, seed, patient), 1):
         dataset.save_as(out / str(patient) / f"{number}.dcm", enforce_file_format=True)
@@ -126,11 +127,11 @@ def _nm_dataset(views: Sequence[PhantomView], signed: bool) -> Dataset:
     dataset.Modality, dataset.BodyPartExamined = "NM", "WHOLEBODY"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "WHOLE BODY", "EMISSION"]
     frames = np.stack([view.counts for view in views])
-    _set_pixels(dataset, frames.astype(np.int16 if signed else np.uint16))
+    _set_pixels(dataset, frames.astype(np.int16 if signed else np.uint16), views[0].pixel)
     dataset.CountsAccumulated = int(frames.sum())
     dataset.AcquisitionTerminationCondition = "TIME"
     top, bottom, _, _ = views[0].field
-    dataset.ScanLength = round((bottom - top) * PIXEL_MM)
+    dataset.ScanLength = round((bottom - top) * views[0].pixel)
     dataset.ScanVelocity = _SCAN_VELOCITY
     dataset.ActualFrameDuration = round(1000 * dataset.ScanLength / _SCAN_VELOCITY)  # ms
     dataset.WholeBodyTechnique = "1PS"
@@ -147,11 +148,11 @@ def _nm_dataset(views: Sequence[PhantomView], signed: bool) -> Dataset:
     return dataset
 
 
-def _set_pixels(dataset: Dataset, frames: np.ndarray) -> None:
-    """Describes (F, H, W) pixels of 16 bits and puts them in."""
+def _set_pixels(dataset: Dataset, frames: np.ndarray, spacing: float) -> None:
+    """Describes (F, H, W) pixels of 16 bits, `spacing` mm apart, and puts them in."""
     dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.PixelSpacing = [PIXEL_MM, PIXEL_MM]
+    dataset.PixelSpacing = [spacing, spacing]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = int(frames.dtype == np.int16)
     dataset.PixelData = frames.astype(frames.dtype.newbyteorder("<")).tobytes()

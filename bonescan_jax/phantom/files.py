@@ -21,6 +21,8 @@ from bonescan_jax.scans.writing import complete_folder
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+PatientTask = tuple[str, int, int, str]  # folder, seed, patient, class rule
+
 # ------------------------------------------------------------------------------ files of any layout
 
 
@@ -59,17 +61,18 @@ def side_by_side(
 
 
 def for_each_patient(
-    write_patient: Callable[[tuple[str, int, int]], tuple[int, dict[str, int]]],
+    write_patient: Callable[[PatientTask], tuple[int, dict[str, int]]],
     out: Path,
     num_patients: int,
     seed: int,
     processes: int,
+    rule: str,
 ) -> Iterator[tuple[int, dict[str, int]]]:
-    """Call write_patient((out, seed, patient)) in one process or several; yield what it returns.
+    """Yield what write_patient((out, seed, patient, rule)) returns, in one process or several.
 
     Patients come in any order.
     """
-    tasks = [(str(out), seed, patient) for patient in range(1, num_patients + 1)]
+    tasks = [(str(out), seed, patient, rule) for patient in range(1, num_patients + 1)]
     return side_by_side(write_patient, tasks, processes)
 
 
@@ -136,13 +139,13 @@ def _xml(folder: str, filename: str, boxes: tuple[Box, ...]) -> bytes:
     return ET.tostring(root)
 
 
-def _write_patient(task: tuple[str, int, int]) -> tuple[int, dict[str, int]]:
+def _write_patient(task: PatientTask) -> tuple[int, dict[str, int]]:
     """Simulate and write one patient; runs in a worker."""
     out, seed, patient = Path(task[0]), task[1], task[2]
     cv2.setNumThreads(1)
     tally: Counter[str] = Counter()
     truth: dict[str, np.ndarray] = {}
-    for view in simulate_patient(seed, patient).views:
+    for view in simulate_patient(seed, patient, task[3]).views:
         folder, annotations = FOLDERS[view.view], XML_FOLDERS[view.view]
         _, jpeg = cv2.imencode(".jpg", view.grey, [cv2.IMWRITE_JPEG_QUALITY, 100])
         (out / folder / f"{patient}.jpg").write_bytes(jpeg.tobytes())
@@ -162,6 +165,7 @@ def _write_all(
     seed: int,
     processes: int,
     on_patient: Callable[[int], None] | None,
+    rule: str,
 ) -> Counter[str]:
     """Write every patient's files into `out`, in this process or in several."""
     for view in VIEWS:
@@ -169,7 +173,9 @@ def _write_all(
     (out / "truth").mkdir()
     totals: Counter[str] = Counter()
     labels: dict[str, dict[int, int]] = {view: {} for view in VIEWS}
-    for patient, tally in for_each_patient(_write_patient, out, num_patients, seed, processes):
+    for patient, tally in for_each_patient(
+        _write_patient, out, num_patients, seed, processes, rule
+    ):
         for view in VIEWS:
             labels[view][patient] = tally.pop("abnormal_" + view)
         totals.update(tally)
@@ -183,7 +189,7 @@ def _write_all(
 
 def write_bs80k(
     out: Path, num_patients: int, seed: int, num_processes: int | None = None,
-    on_patient: Callable[[int], None] | None = None,
+    on_patient: Callable[[int], None] | None = None, rule: str = "bs80k",
 ) -> dict[str, int | float]:  # fmt: skip
     """Simulate patients 1 … num_patients into BS-80K's own layout, with the truth beside it.
 
@@ -193,6 +199,7 @@ def write_bs80k(
       seed: same seed, same files.
       num_processes: None: one for each usable core.
       on_patient: called here with the patient's number as each is finished, in any order.
+      rule: which hot spots are Abnormal, one of `uptake.CLASS_RULES`.
 
     Returns:
       What `write_folder` returns.
@@ -202,6 +209,6 @@ def write_bs80k(
     """
 
     def write_all(folder: Path, processes: int) -> Counter[str]:
-        return _write_all(folder, num_patients, seed, processes, on_patient)
+        return _write_all(folder, num_patients, seed, processes, on_patient, rule)
 
     return write_folder(out, num_patients, num_processes, write_all)

@@ -8,20 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bonescan_jax.phantom.annotator import annotate, merge_foci
-from bonescan_jax.phantom.body import Body, draw_body
+from bonescan_jax.phantom.annotator import USUAL, Reader, annotate, merge_foci
+from bonescan_jax.phantom.body import PIXEL_MM, Body, draw_body
 from bonescan_jax.phantom.camera import Camera, scatter
 from bonescan_jax.phantom.uptake import HotSpot
-from bonescan_jax.scans import VIEWS, WIDTH, Box
+from bonescan_jax.scans import VIEWS, Box
 
-# Per view. BS-80K's chest crops hold 27,000–87,000 counts (5th to 95th percentile of grey sum over
-# gain) and a crop is some 9 % of a view.
-COUNTS = (0.4e6, 1.2e6)
-GAIN = (1.0, 3.3)  # grey per count, as in BS-80K
-GAIN_MEDIAN, GAIN_SPREAD = 1.9, 0.3  # log-normal: variance over mean of its chest crops
-# BS-80K's export brings all scans to about one brightness: between its crops of gain 1 and of gain
-# 3 the sum of grey values differs by a tenth. Gain × counts of a view, and its spread:
-BRIGHTNESS, BRIGHTNESS_SPREAD = 0.91e6, 0.12
+COUNTS = (0.1e6, 1.0e6)  # per view
+# Fourteen patients of whom whole-body views are known have 280,000 to 975,000, half of them under
+# 410,000; of the chest crops the gain, 1.1 to 2.4, says 430,000 to 930,000.
+COUNTS_MEDIAN, COUNTS_SPREAD = 0.46e6, 0.38
+LOW_COUNTS, LOW_SHARE = (0.1e6, 0.26e6), 0.04  # scans cut short, or late after the injection
+# BS-80K's export brings every view to one sum of grey values: of 24 real views it is within a
+# percent or two of this, while their gains run from 1.05 to 3.65.
+BRIGHTNESS, BRIGHTNESS_SPREAD = 1.022e6, 0.006
+# What is below this share of the brightest pixel, or of 255 if that is less, becomes 0: of real
+# views those with a gain up to 2.3 have no pixels of one count, those from 2.8 on do, and number
+# 586, whose bladder has 980 grey values, has none below ten.
+FLOOR = 0.01
+
+
+BEHIND = 1.2  # BS-80K's readers box less from behind: so much more has to stand out there
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class PhantomView:
     boxes: tuple[Box, ...]
     gain: float
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
+    pixel: float = PIXEL_MM  # mm
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,12 @@ class PhantomPatient:
 
 
 def simulate_view(
-    body: Body, view: str, counts: float, gain: float, rng: np.random.Generator
+    body: Body,
+    view: str,
+    counts: float,
+    rng: np.random.Generator,
+    brightness: float = BRIGHTNESS,
+    reader: Reader = USUAL,
 ) -> PhantomView:
     """Take one view of a body.
 
@@ -57,8 +70,9 @@ def simulate_view(
       body: of the patient.
       view: one of VIEWS.
       counts: expected from the body; the air around it adds some.
-      gain: grey values per count.
       rng: of the noise.
+      brightness: sum of grey values that the gain brings the view to.
+      reader: who boxes it.
     """
     camera = Camera(body, view)
     image = camera.soft_tissue(body.tissue)
@@ -69,30 +83,36 @@ def simulate_view(
         own, top, left = camera.project(spot.excess, spot.index)
         image[top : top + own.shape[0], left : left + own.shape[1]] += own
         spots.append((spot, own, top, left))
-    image += scatter(image) * camera.scattering
+    image += scatter(image, body.pixel) * camera.scattering
     top, bottom, left, right = body.field
-    if view == "posterior":
-        left, right = WIDTH - right, WIDTH - left
     scanned = np.zeros_like(image)
     scanned[top:bottom, left:right] = 1
     image *= scanned
     scale = counts / float(image.sum())
-    air = 0.3 * counts / 3.6e6 * rng.uniform(0.5, 1.3)  # 0.3 a pixel in NM1 with its 3.6 M counts
+    # Septal penetration and scatter reach far: 0.08 to 0.25 parts per million beside real bodies.
+    air = counts * 1e-6 * rng.uniform(0.07, 0.22)
     expected = image * scale + air * scanned
     noisy = np.minimum(rng.poisson(expected), 65535).astype(np.uint16)
     seen = [(spot, own * scale, r, c) for spot, own, r, c in spots]
     field = (top, bottom, left, right)
-    mask, boxes = annotate(merge_foci(seen), expected, field)
-    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field)
+    mask, boxes = annotate(merge_foci(seen), expected, field, reader)
+    gain = brightness / max(1.0, float(noisy.sum()))
+    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field, body.pixel)
+
+
+def exported(counts: np.ndarray, gain: float) -> np.ndarray:
+    """Return the counts (H, W) that the export keeps: the dimmest pixels are 0; see `FLOOR`."""
+    kept = gain * counts >= FLOOR * max(255.0, gain * float(counts.max()))
+    return np.where(kept, counts, 0)
 
 
 def to_grey(counts: np.ndarray, gain: float) -> np.ndarray:
     """Return grey values (uint8) as BS-80K's are: min(255, round(gain × (counts mod 256))).
 
     The published formula, round(gain × counts) mod 256, makes no rings of exactly 255, as real
-    scans have them; see `bonescan_jax.scans.unwrap`.
+    scans have them; see `bonescan_jax.scans.unwrap`. What `exported` leaves out is 0.
     """
-    wrapped = (counts % 256).astype(np.float64)
+    wrapped = (exported(counts, gain) % 256).astype(np.float64)
     return np.minimum(np.rint(gain * wrapped), 255).astype(np.uint8)
 
 
@@ -101,23 +121,28 @@ def patient_generator(seed: int, patient: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, patient])))
 
 
-def simulate_patient(seed: int, patient: int) -> PhantomPatient:
+def simulate_patient(seed: int, patient: int, rule: str = "bs80k") -> PhantomPatient:
     """Simulate both views of a patient.
 
     Args:
       seed: of the whole data set.
       patient: number within it.
+      rule: which hot spots are Abnormal, one of `uptake.CLASS_RULES`.
 
     Returns:
-      The patient; the same for the same (seed, patient), whatever was simulated before. Both views
-      share one gain, as one export of one study does; their counts differ by a few percent.
+      The patient; the same for the same (seed, patient, rule), whatever was simulated before. The
+      counts of the two views differ by a few percent, and with them their gains.
     """
     rng = patient_generator(seed, patient)
-    body = draw_body(rng)
-    gain = float(np.clip(GAIN_MEDIAN * np.exp(rng.normal(0, GAIN_SPREAD)), *GAIN))
-    counts = BRIGHTNESS * np.exp(rng.normal(0, BRIGHTNESS_SPREAD)) / gain
+    body = draw_body(rng, rule)
+    counts = COUNTS_MEDIAN * np.exp(rng.normal(0, COUNTS_SPREAD))
+    if rng.random() < LOW_SHARE:
+        counts = rng.uniform(*LOW_COUNTS)
+    reader = Reader(float(np.exp(rng.normal(0, 0.3))), bool(rng.random() < 0.85))
     views = []
     for view in VIEWS:
-        total = float(np.clip(counts * rng.normal(1, 0.05), COUNTS[0] * 1.01, COUNTS[1] * 0.97))
-        views.append(simulate_view(body, view, total, gain, rng))
+        total = float(np.clip(counts * rng.normal(1, 0.03), COUNTS[0] * 1.02, COUNTS[1] * 0.97))
+        brightness = BRIGHTNESS * float(np.exp(rng.normal(0, BRIGHTNESS_SPREAD)))
+        views.append(simulate_view(body, view, total, rng, brightness, reader))
+        reader = reader._replace(strictness=BEHIND * reader.strictness)
     return PhantomPatient(patient, (views[0], views[1]), body.hot_spots, body.child, body.stature)

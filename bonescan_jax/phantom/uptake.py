@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bonescan_jax.phantom.anatomy import ANKLE, HIP, KNEE, SHOULDER, WRIST, Skeleton
-from bonescan_jax.phantom.shapes import ellipsoid, turn
+from bonescan_jax.phantom.shapes import ellipsoid, tube, turn
 from bonescan_jax.scans import ABNORMAL, NORMAL
 
 # Malignant foci: share of foci by bone; spine, ribs and pelvis hold 70 %.
@@ -15,19 +15,25 @@ _MALIGNANT = (
     (0.11, ("ischium", "pubis")), (0.09, ("femur",)), (0.05, ("humerus",)), (0.01, ("scapula",)),
     (0.10, ("sternum", "manubrium")), (0.03, ("skull",)), (0.02, ("clavicle",)),
 )  # fmt: skip
-# Benign foci: share, bone, place on the left side, scatter, FWHM (mm), how often in pairs.
+# Joints that many people show: share, bone, place on the left side, scatter, FWHM (mm), how often
+# in pairs. Wear, sinuses and teeth, muscle insertions: physiological or of no concern.
+_JOINTS = (
+    (0.09, "humerus", (156, 300, 80), 8, 15, 0.7), (0.08, "scapula", (162, 272, 82), 6, 13, 0.7),
+    (0.12, "clavicle", (27, 312, 166), 3, 13, 0.7), (0.03, "ulna", (152, 578, 55), 6, 14, 0.4),
+    (0.03, "hand", (158, 850, 62), 8, 14, 0.4), (0.03, "hand", (140, 890, 64), 12, 9, 0.2),
+    (0.04, "femur", (108, 868, 92), 12, 15, 0.4), (0.08, "femur", (66, 1244, 64), 7, 15, 0.6),
+    (0.06, "tibia", (106, 1280, 62), 7, 14, 0.4), (0.20, "patella", (86, 1230, 108), 5, 17, 0.7),
+    (0.06, "foot", (80, 1650, 70), 12, 15, 0.5), (0.05, "foot", (55, 1690, 138), 4, 11, 0.5),
+    (0.04, "tibia", (78, 1610, 58), 6, 14, 0.5), (0.10, "ilium", (49, 772, 38), 5, 32, 0.9),
+    (0.06, "face", (10, 140, 176), 7, 14, 0.2), (0.06, "mandible", (24, 190, 135), 10, 14, 0.0),
+)  # fmt: skip
+# Benign foci proper: facets, spurs and collapses of vertebrae, healed ribs, one-sided joints.
 _BENIGN = (
-    (0.07, "humerus", (156, 292, 80), 8, 15, 0.5), (0.05, "scapula", (164, 282, 78), 6, 13, 0.5),
-    (0.12, "clavicle", (27, 308, 166), 3, 13, 0.6), (0.03, "ulna", (152, 590, 55), 6, 14, 0.3),
-    (0.02, "hand", (158, 842, 62), 8, 14, 0.3), (0.04, "hand", (140, 885, 64), 12, 9, 0.2),
-    (0.04, "femur", (108, 868, 92), 12, 15, 0.3), (0.08, "femur", (66, 1248, 64), 7, 15, 0.5),
-    (0.06, "tibia", (106, 1276, 62), 7, 14, 0.3), (0.19, "patella", (86, 1236, 108), 5, 17, 0.6),
-    (0.06, "foot", (80, 1650, 70), 12, 15, 0.4), (0.05, "foot", (55, 1690, 138), 4, 11, 0.4),
-    (0.04, "tibia", (78, 1610, 58), 6, 14, 0.4), (0.04, "ilium", (46, 775, 44), 9, 14, 0.4),
-    (0.08, "face", (19, 150, 164), 7, 14, 0.2), (0.07, "mandible", (34, 190, 135), 10, 14, 0.0),
-    (0.07, "L", (22, 690, 85), 26, 18, 0.0), (0.05, "L", (17, 720, 60), 8, 15, 0.3),
-    (0.04, "T", (16, 480, 62), 55, 17, 0.0), (0.05, "C", (9, 205, 92), 22, 15, 0.0),
-    (0.10, "rib", (0, 0, 0), 0, 14, 0.0),
+    (0.22, "L", (22, 690, 85), 26, 18, 0.0), (0.12, "L", (17, 720, 60), 8, 15, 0.3),
+    (0.12, "T", (16, 480, 62), 55, 17, 0.0), (0.08, "C", (9, 205, 92), 22, 15, 0.0),
+    (0.30, "rib", (0, 0, 0), 0, 14, 0.0), (0.04, "femur", (90, 868, 92), 14, 18, 0.0),
+    (0.05, "patella", (86, 1230, 108), 5, 20, 0.0), (0.03, "foot", (80, 1650, 70), 14, 18, 0.0),
+    (0.04, "humerus", (156, 300, 80), 8, 18, 0.0),
 )  # fmt: skip
 # Callus of a break and the new bone of a metastasis make a rib thicker: bone volume over before.
 _RIB_GROWTH = 1.5
@@ -38,12 +44,15 @@ _GROUPS = (
     ("ilium", "ischium", "pubis"), ("femur",),
     ("patella",), ("tibia", "fibula"), ("foot",),
 )  # fmt: skip
-# Over the published uptakes of `anatomy`: what brings the region means of an anterior view near
-# those of NM1, a real count image. Joints as hot as lesions would be boxed.
+# Log-normal spread between patients where it is not 0.19, to BS-80K's 10th to 90th percentiles.
+_SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot": 0.38, "C": 0.14}
+# Over the published uptakes of `anatomy`: what brings height bands and textures near
+# those of BS-80K's whole-body views (docs/phantom.md).
 _CALIBRATION = {
-    "skull": 0.75, "face": 0.55, "mandible": 0.45, "C": 0.7, "T": 0.8, "L": 0.75, "sacrum": 0.75,
-    "rib": 0.5, "sternum": 0.7, "manubrium": 0.7, "clavicle": 0.75, "scapula": 0.8,
-    "humerus": 0.85, "ilium": 0.7, "patella": 0.45, "tibia": 0.65, "foot": 0.8,
+    "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
+    "rib": 0.8, "sternum": 0.75, "manubrium": 0.95, "clavicle": 0.68, "scapula": 0.63,
+    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.44, "femur": 0.79, "foot": 0.45,
+    "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
 }  # fmt: skip
 
 
@@ -51,11 +60,29 @@ _CALIBRATION = {
 class HotSpot:
     """Extra activity over the patient's ordinary uptake, on some of the patient's points."""
 
-    kind: str  # malignant, benign, kidney, bladder, injection, urine
+    kind: str  # malignant, diffuse, benign, joint, kidney, bladder, injection, urine, bag
     label: int  # ABNORMAL or NORMAL, if it can be seen
     where: str  # bone or organ
     index: np.ndarray  # (k,) which of Body.points carry it
     excess: np.ndarray  # (k,) float32, mm³ × relative uptake over the ordinary
+
+
+# Kinds of hot spots that are Abnormal, by rule. BS-80K's authors made Abnormal of what their
+# readers called benign, uncertain or malignant, and Normal of physiological uptake and artefacts.
+CLASS_RULES = {
+    "bs80k": ("malignant", "diffuse", "benign"),
+    "malignant": ("malignant", "diffuse"),
+}
+
+
+def label_of(kind: str, rule: str) -> int:
+    """Return the class of a kind of hot spot.
+
+    Args:
+      kind: HotSpot.kind.
+      rule: one of CLASS_RULES.
+    """
+    return ABNORMAL if kind in CLASS_RULES[rule] else NORMAL
 
 
 def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
@@ -64,7 +91,7 @@ def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     for stem, times in _CALIBRATION.items():
         factor[[name.startswith(stem) for name in bones.names]] *= times
     for group in _GROUPS:
-        spread = 0.3 if group[0] in ("skull", "foot", "face", "sternum") else 0.14
+        spread = _SPREADS.get(group[0], 0.19)
         factor[[name.startswith(group) for name in bones.names]] *= np.exp(rng.normal(0, spread))
     waves = rng.normal(0, 1, (5, 3)) * (2 * np.pi / rng.uniform(25, 90, (5, 1))) / np.sqrt(3)
     phase = rng.uniform(0, 2 * np.pi, 5)
@@ -72,7 +99,7 @@ def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     texture = np.zeros(len(x), np.float32)
     for (a, b, c), shift in zip(waves.astype(np.float32), phase.astype(np.float32), strict=True):
         texture += np.sin(a * x + b * y + c * z + shift)  # no BLAS: it may differ by machine
-    return (factor[bones.bone] * (1 + 0.07 * texture)).astype(np.float32)
+    return (factor[bones.bone] * (1 + 0.055 * texture)).astype(np.float32)
 
 
 def growth_plates(bones: Skeleton) -> np.ndarray:
@@ -118,7 +145,7 @@ def _focus(
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
     """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
-    count = int(np.clip(np.round(np.exp(rng.normal(1.0, 0.95))), 1, 30))
+    count = int(np.clip(np.round(np.exp(rng.normal(0.85, 0.9))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
     for region in rng.choice(len(shares), count, p=shares / shares.sum()):
         names = [n for n in bones.names if n.startswith(_MALIGNANT[region][1])]
@@ -147,11 +174,44 @@ def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> 
     return spots
 
 
-def _benign_site(
-    rng: np.random.Generator, bones: Skeleton, site: int, side: int
+def diffuse(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
+    """Marrow disease: whole regions of the skeleton ×1.8–4.5, evenly or in patches.
+
+    All regions together make a superscan: the bones leave no tracer to soft tissue and kidneys.
+    """
+    regions = (
+        ("T",), ("L",), ("sacrum", "coccyx"), ("iliumL", "ischiumL", "pubisL"),
+        ("iliumR", "ischiumR", "pubisR"), ("sternum", "manubrium"), ("femurL",), ("femurR",),
+        ("humerusL",), ("humerusR",), ("scapulaL", "clavicleL"), ("scapulaR", "clavicleR"),
+        tuple(f"rib{i}L" for i in range(2, 12)), tuple(f"rib{i}R" for i in range(2, 12)),
+    )  # fmt: skip
+    spots = []
+    share = rng.uniform(0.15, 1.0)
+    times = float(np.clip(np.exp(rng.normal(np.log(3.0), 0.3)), 1.8, 4.5))
+    patchy = rng.uniform(0.1, 1.0)
+    for names in regions:
+        if rng.random() > share:
+            continue
+        index = bones.indices(*names)
+        x, y, z = bones.points[index].T
+        if names[0].startswith(("femur", "humerus")):  # marrow: the upper third
+            index = index[y < y.min() + 0.33 * np.ptp(y)]
+            x, y, z = bones.points[index].T
+        field = np.ones(len(index), np.float32)
+        for _ in range(4):
+            a, b, c = (rng.normal(0, 1, 3) * 2 * np.pi / rng.uniform(30, 80)).astype(np.float32)
+            wave = np.sin(a * x + b * y + c * z + np.float32(rng.uniform(0, 2 * np.pi)))
+            field += np.float32(0.5 * patchy) * wave
+        own = (times - 1) * np.exp(rng.normal(0, 0.2)) * np.clip(field, 0, None) * weight[index]
+        spots.append(HotSpot("diffuse", ABNORMAL, names[0], index, own.astype(np.float32)))
+    return spots
+
+
+def _site(
+    rng: np.random.Generator, bones: Skeleton, row: tuple, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of the bone that a benign focus lies in, and its centre (3,) mm."""
-    _, stem, place, scatter, _, _ = _BENIGN[site]
+    """Return the points of the bone that a focus lies in, and its centre (3,) mm."""
+    _, stem, place, scatter, _, _ = row
     if stem == "rib":  # a healed break: any rib, anywhere along it
         name = f"rib{rng.integers(2, 12)}{'LR'[side]}"
         index = np.flatnonzero(bones.bone == bones.names.index(name))
@@ -164,31 +224,45 @@ def _benign_site(
     return index, bones.points[index[((bones.points[index] - goal) ** 2).sum(1).argmin()]]
 
 
-def benign(
-    rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, rate: float
-) -> list[HotSpot]:
-    """Joints, facets, osteophytes, teeth, healed ribs: ×1.2–3, often on both sides."""
+def _foci(
+    rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, table: tuple, rate: float,
+    kind: str, label: int,
+) -> list[HotSpot]:  # fmt: skip
     spots = []
-    shares = np.array([row[0] for row in _BENIGN])
-    for site in rng.choice(len(shares), rng.poisson(rate), p=shares / shares.sum()):
-        size, paired = _BENIGN[site][4:]
-        sides = [0, 1] if rng.random() < paired else [int(rng.integers(2))]
+    shares = np.array([row[0] for row in table])
+    for chosen in rng.choice(len(shares), rng.poisson(rate), p=shares / shares.sum()):
+        row = table[chosen]
+        sides = [0, 1] if rng.random() < row[5] else [int(rng.integers(2))]
         usual = np.log(2.9) + rng.normal(0, 0.3)
         for side in sides:
-            index, centre = _benign_site(rng, bones, site, side)
-            fwhm = 1.2 * size * float(np.exp(rng.normal(0, 0.25)))
+            index, centre = _site(rng, bones, row, side)
+            fwhm = (1.4 if kind == "joint" else 1.2) * row[4] * float(np.exp(rng.normal(0, 0.25)))
             times = float(np.clip(np.exp(usual + rng.normal(0, 0.15)), 1.2, 3.5))
             blobs = int(rng.integers(1, 3))
-            times *= _RIB_GROWTH if _BENIGN[site][1] == "rib" else 1.0
+            times *= _RIB_GROWTH if row[1] == "rib" else 1.0
             focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
-            spots.append(HotSpot("benign", NORMAL, _BENIGN[site][1], *focus))
+            spots.append(HotSpot(kind, label, row[1], *focus))
     return spots
+
+
+def joints(
+    rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, rate: float
+) -> list[HotSpot]:
+    """Joints, sinuses, teeth that take up ×1.2–3.5 as much, mostly on both sides."""
+    return _foci(rng, bones, weight, _JOINTS, rate, "joint", NORMAL)
+
+
+def benign(
+    rng: np.random.Generator, bones: Skeleton, weight: np.ndarray, rate: float, rule: str
+) -> list[HotSpot]:
+    """Facets, spurs, collapsed vertebrae, healed ribs, a worn joint of one side: ×1.2–3.5."""
+    return _foci(rng, bones, weight, _BENIGN, rate, "benign", label_of("benign", rule))
 
 
 class Organ(NamedTuple):
     """Activity outside the bones, in the canonical frame of `anatomy`."""
 
-    kind: str  # kidney, bladder, urine, injection
+    kind: str  # kidney, bladder, urine, bag, injection
     part: str  # what it moves with: trunk or a bone of the arm
     side: int | None  # 0 left, 1 right
     points: np.ndarray  # (n, 3) mm
@@ -196,27 +270,31 @@ class Organ(NamedTuple):
 
 
 def _kidneys(rng: np.random.Generator) -> list[Organ]:
-    uptake = float(np.clip(np.exp(rng.normal(np.log(1.1), 0.5)), 0.3, 4.5))  # SUV 1–4
+    uptake = float(np.clip(np.exp(rng.normal(np.log(0.3), 0.5)), 0.08, 3.0))
     kidneys = []
     for side in (0, 1):
         tilt, grow = rng.normal(0.18, 0.08), rng.normal(1, 0.08)
-        points, volume = ellipsoid((0, 0, 0), np.array((23, 50, 20)) * grow)
+        points, volume = ellipsoid((0, 0, 0), np.array((29, 54, 22)) * grow)
         turn(points, np.zeros(3), -tilt)
         hilum = np.exp(-((points[:, 0] + 14) ** 2 + points[:, 1] ** 2) / 14**2)
-        points += (64, 598 + 12 * side + rng.normal(0, 10), 58)  # the right lies lower
+        points += (78, 586 + 12 * side + rng.normal(0, 10), 58)  # the right lies lower
         points[:, 0] *= 1 - 2 * side
-        activity = volume * (1 - 0.6 * hilum) * uptake * np.exp(rng.normal(0, 0.15))
+        activity = volume * (1 - 0.35 * hilum) * uptake * np.exp(rng.normal(0, 0.15))
         kidneys.append(Organ("kidney", "trunk", None, points, activity))
     return kidneys
 
 
 def _urine(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     """Bladder, and at times the urethra or a drop on skin or clothes."""
-    fill = float(np.exp(rng.normal(0, 0.25))) * (0.55 if quiet else 1.0)
-    centre = (rng.normal(0, 5), 882 - 10 * fill, 122.0)
-    points, volume = ellipsoid(centre, np.array((27, 20, 25)) * fill)
-    uptake = float(np.clip(np.exp(rng.normal(np.log(4.8), 1.0)), 1.0, 50))  # SUV 3–50
-    uptake = min(uptake, 1.5) if quiet else uptake  # just voided
+    # Most have just voided: a flat rest behind the symphysis.
+    full = not quiet and rng.random() < 0.42
+    fill = (
+        float(np.exp(rng.normal(0.1, 0.25))) if full else 0.9 * float(np.exp(rng.normal(0, 0.15)))
+    )
+    centre = (rng.normal(0, 5), 886 - 16 * fill if full else 884, 122.0)
+    points, volume = ellipsoid(centre, np.array((27, 21 if full else 9, 25)) * fill)
+    usual = np.log(2.6 if full else 1.3)
+    uptake = float(np.clip(np.exp(rng.normal(usual, 1.0 if full else 0.6)), 0.3, 50))  # SUV to 50
     found = [Organ("bladder", "trunk", None, points, volume * uptake)]
     if rng.random() < (0.08 if quiet else 0.35):
         centre = (rng.normal(0, 9), rng.normal(962, 18), rng.normal(125, 15))
@@ -240,6 +318,21 @@ def _injection(rng: np.random.Generator) -> list[Organ]:
     return [Organ("injection", part, side, points, volume * uptake)]
 
 
+def _bag(rng: np.random.Generator) -> list[Organ]:
+    """A urine bag beside a thigh or shank, with its tube, in one patient of forty."""
+    if rng.random() > 0.025:
+        return []
+    side = int(rng.integers(2))
+    mirror = 1 - 2 * side
+    centre = np.array((rng.normal(150, 25), rng.uniform(1020, 1350), 60.0))
+    points, volume = ellipsoid((0, 0, 0), (rng.uniform(30, 60), rng.uniform(50, 100), 18))
+    turn(points, np.zeros(3), rng.normal(0, 0.3))
+    line, length = tube([(10, 960, 130), (70, 1000, 150), centre], 3.0)
+    uptake = float(np.exp(rng.normal(np.log(0.5), 0.8)))
+    points = np.concatenate([points + centre, line]) * (mirror, 1, 1)
+    return [Organ("bag", "trunk", None, points, np.concatenate([volume, length]) * uptake)]
+
+
 def organs(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     """Draw kidneys, bladder, urine drops and injection site.
 
@@ -247,4 +340,4 @@ def organs(rng: np.random.Generator, quiet: bool) -> list[Organ]:
       rng: the patient's generator.
       quiet: the patient has just voided.
     """
-    return [*_kidneys(rng), *_urine(rng, quiet), *_injection(rng)]
+    return [*_kidneys(rng), *_urine(rng, quiet), *_bag(rng), *_injection(rng)]

@@ -84,7 +84,7 @@ def test_files_say_what_an_nm_whole_body_image_must(files):
                 # Rows run to the patient's left if he is seen from the front.
                 assert detector.ImageOrientationPatient[0] == (1 if anterior else -1)
                 assert len(detector.ImagePositionPatient) == 3
-            assert dataset.PixelSpacing == [2.26, 2.26]
+            assert dataset.PixelSpacing == [2.4, 2.4]
             assert dataset.ActualFrameDuration > 0
             assert dataset.PatientIdentityRemoved == "YES" and not dataset.PatientID
         assert len({dataset.StudyInstanceUID for dataset in datasets}) == 1

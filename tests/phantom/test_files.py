@@ -75,6 +75,14 @@ def test_truth_lies_beside_the_files(written):
             assert truth[f"gain_{view.view}"] == view.gain
 
 
+def test_files_follow_the_class_rule(tmp_path):
+    summaries = [
+        write_bs80k(tmp_path / rule, 6, seed=0, num_processes=1, rule=rule)
+        for rule in ("bs80k", "malignant")
+    ]
+    assert summaries[0]["boxes_abnormal"] > summaries[1]["boxes_abnormal"]
+
+
 def test_refuses_a_folder_that_holds_something(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="already holds something"):

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from bonescan_jax.phantom.anatomy import skeleton
-from bonescan_jax.phantom.patient import simulate_patient, to_grey
+from bonescan_jax.phantom.body import draw_body
+from bonescan_jax.phantom.patient import (
+    exported,
+    patient_generator,
+    simulate_patient,
+    to_grey,
+)
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
 from bonescan_jax.scans.counts import bone_reference
 
@@ -59,18 +65,17 @@ def test_shapes_types_and_order(patients):
 
 
 def test_counts_are_bs80k_like(views):
+    """Fourteen real patients: 280,000 to 975,000 counts a view; a few scans have fewer."""
     totals = np.array([int(view.counts.sum()) for view in views])
-    assert totals.min() >= 0.4e6 and totals.max() <= 1.2e6
-    assert 0.45e6 < np.median(totals) < 0.8e6
+    assert totals.min() >= 0.1e6 and totals.max() <= 1.0e6
+    assert 0.3e6 < np.median(totals) < 0.55e6
 
 
-def test_views_are_about_as_bright_whatever_their_gain(views):
-    """BS-80K's chest crops: the gain varies threefold, the sum of grey values by a tenth or two."""
-    gains = np.array([view.gain for view in views])
-    brightness = np.array([view.gain * view.counts.sum() for view in views])
-    assert np.log(gains).std() > 0.2
-    assert np.corrcoef(gains, [view.counts.sum() for view in views])[0, 1] < -0.5
-    assert np.log(brightness).std() < 0.25
+def test_every_view_has_the_same_sum_of_grey_values(views):
+    """Of 24 real views it is 1.006 M ± 2.5 %, while the gain runs from 1.05 to 3.65."""
+    sums = np.array([(view.gain * view.counts).sum() for view in views])
+    np.testing.assert_allclose(sums, 1.022e6, rtol=0.03)
+    assert np.log([view.gain for view in views]).std() > 0.2
 
 
 def test_noise_is_poisson(monkeypatch):
@@ -102,27 +107,33 @@ def test_nothing_is_counted_outside_the_scanned_field(views):
         inside = np.zeros((HEIGHT, WIDTH), bool)
         inside[top:bottom, left:right] = True
         assert view.counts[~inside].sum() == 0
-        air = view.counts[top : top + 8, left:right]  # above the head
+        air = view.counts[top : top + 60, left : left + 24]  # beside the head
         assert 0 < air.mean() < 0.5
 
 
 def test_grey_is_the_gain_times_the_counts(views):
     for view in views:
-        assert 1 <= view.gain <= 3.3
-        fits = view.gain * view.counts < 255
-        expected = np.round(view.gain * view.counts.astype(float))
+        assert 1 <= view.gain <= 10.5
+        kept = exported(view.counts, view.gain)
+        fits = view.gain * kept < 255
+        expected = np.round(view.gain * kept.astype(float))
         np.testing.assert_array_equal(view.grey[fits], expected[fits])
         assert (view.grey[~fits & (view.counts < 256)] == 255).all()
     assert any((view.gain * view.counts > 255).any() for view in views)
 
 
+def test_the_export_drops_the_dimmest_pixels():
+    """Real views lack single counts up to a gain of 2.3 and have them from 2.8 on."""
+    counts = np.arange(100)
+    assert exported(counts, 2.3)[:4].tolist() == [0, 0, 2, 3]
+    assert exported(counts, 2.8)[:4].tolist() == [0, 1, 2, 3]
+    bladder = np.r_[np.arange(100), 936]  # patient 586
+    assert np.flatnonzero(exported(bladder, 1.06))[0] == 10
+
+
 def test_counts_wrap_and_grey_values_are_clipped():
     counts = np.array([0, 100, 127, 128, 200, 255, 256, 300, 512, 700])
     assert to_grey(counts, 2.0).tolist() == [0, 200, 254, 255, 255, 255, 0, 88, 0, 255]
-
-
-def test_both_views_share_a_gain(patients):
-    assert all(patient.views[0].gain == patient.views[1].gain for patient in patients)
 
 
 def test_spine_is_brighter_from_behind(patients):
@@ -151,7 +162,7 @@ def test_posterior_view_is_seen_from_behind(patients):
             cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 2) > 1
             for view in patient.views
         )
-        assert overlap(front, back[:, ::-1]) > max(0.9, overlap(front, back))
+        assert overlap(front, back[:, ::-1]) > max(0.8, overlap(front, back))
 
 
 def test_boxes_lie_in_the_image_and_hold_their_pixels(views):
@@ -195,12 +206,62 @@ def test_hot_spots_stand_out_in_the_counts(views):
     assert np.mean(wins) > 0.9
 
 
-def test_what_is_plainly_hot_is_boxed(views):
-    """The other side: far from the boxes nothing is four times as bright as bone."""
-    for view in views:
-        counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
-        near = cv2.dilate((view.mask > 0).astype(np.uint8), np.ones((25, 25))) > 0
-        assert counts[~near].max() < 4 * bone_reference(view.counts)
+def test_what_is_plainly_hot_is_boxed(patients):
+    """The other side: far from boxes, and from urine, nothing is seven times as bright as bone.
+
+    Normal joints and spines are up to five times as bright as the reference in real scans too, and
+    some readers leave out the bladder.
+    """
+    for number, patient in enumerate(patients, start=1):
+        body = draw_body(patient_generator(0, number))
+        organs = [s.index for s in body.hot_spots if s.kind in ("bladder", "kidney")]
+        columns, rows = np.rint(body.points[np.concatenate(organs), :2]).astype(int).T
+        for view in patient.views:
+            counts = cv2.GaussianBlur(view.counts.astype(np.float32), (0, 0), 1.5)
+            hot = (view.mask > 0).astype(np.uint8)
+            hot[rows, columns if view.view == "anterior" else WIDTH - 1 - columns] = 1
+            near = cv2.dilate(hot, np.ones((25, 25))) > 0
+            assert counts[~near].max() < 7 * bone_reference(view.counts)
+
+
+def test_the_class_rule_changes_labels_and_nothing_else():
+    """By the rule of BS-80K's authors benign foci are Abnormal, by the other they are Normal."""
+    changed = 0
+    for number in range(1, PATIENTS + 1):
+        strict = simulate_patient(0, number, "malignant")
+        usual = simulate_patient(0, number)
+        for one, other in zip(strict.views, usual.views, strict=True):
+            np.testing.assert_array_equal(one.counts, other.counts)
+        for one, other in zip(strict.hot_spots, usual.hot_spots, strict=True):
+            assert one.kind == other.kind
+            assert (one.label != other.label) == (one.kind == "benign")
+            changed += one.label != other.label
+    assert changed > 0
+
+
+def test_what_the_authors_call_normal_is_normal(patients):
+    kinds = {spot.kind: spot.label for patient in patients for spot in patient.hot_spots}
+    for kind in ("kidney", "bladder", "joint", "injection", "urine"):
+        assert kinds[kind] == NORMAL
+    for kind in ("malignant", "benign"):
+        assert kinds[kind] == ABNORMAL
+
+
+def test_diseased_marrow_has_large_boxes_region_by_region():
+    """A superscan: some of the first patients have it; its regions touch and are boxed apart."""
+    for number in range(1, 300):
+        body = draw_body(patient_generator(0, number))
+        regions = [spot for spot in body.hot_spots if spot.kind == "diffuse"]
+        if len(regions) > 8:
+            break
+    views = simulate_patient(0, number).views
+    sizes = [
+        (box.xmax - box.xmin) * (box.ymax - box.ymin)
+        for view in views
+        for box in view.boxes
+        if box.label == ABNORMAL
+    ]
+    assert len(sizes) > 6 and np.max(sizes) > 2000
 
 
 def test_skeleton_has_every_bone_on_both_sides():
@@ -220,15 +281,27 @@ def test_views_without_hot_spots_occur_and_have_no_box(views):
 # Of seed 0: sums of counts, anterior and posterior, and boxes of the anterior view.
 GOLDEN = {
     3: (
-        (496763, 474944),
+        (267859, 270523),
         [
-            (132, 123, 141, 130, 2),
-            (115, 125, 124, 133, 2),
-            (164, 405, 174, 415, 2),
-            (91, 548, 99, 555, 2),
+            (185, 237, 192, 244, 1),
+            (208, 307, 215, 316, 2),
+            (121, 343, 139, 350, 2),
+            (120, 377, 127, 385, 2),
+            (82, 488, 98, 502, 2),
         ],
     ),
-    4: ((409626, 409714), [(128, 432, 141, 441, 2), (128, 469, 135, 476, 2)]),
+    4: (
+        (834994, 778691),
+        [
+            (190, 105, 202, 112, 2),
+            (42, 209, 48, 217, 2),
+            (115, 336, 134, 342, 2),
+            (141, 340, 147, 344, 1),
+            (130, 344, 139, 353, 1),
+            (119, 345, 123, 348, 1),
+            (74, 660, 85, 674, 2),
+        ],
+    ),
 }
 
 
