@@ -87,13 +87,12 @@ def _filled(state: TrainState, abstract: TrainState, taken: dict[str, np.ndarray
     }
 
     def fill(state: TrainState, placed: dict[str, jax.Array]) -> TrainState:
-        # A copy each: weights and average are donated to the first step, which needs two buffers.
-        weights = jax.tree.map_with_path(
-            lambda path, leaf: jnp.copy(
-                placed[path_name(path)] if path_name(path) in placed else leaf
-            ),
-            {"params": state.params, "stats": state.stats},
-        )
+        def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            # A copy: weights and average are donated to the first step, which needs two buffers.
+            return jnp.copy(placed.get(path_name(path), leaf))
+
+        before = {"params": state.params, "stats": state.stats}
+        weights = jax.tree.map_with_path(one, before)
         average = jax.tree.map(jnp.copy, weights)
         return dataclasses.replace(state, **weights, average=average)
 
