@@ -196,7 +196,12 @@ class _Scorer:
         return [
             row
             for each in self.members
-            for row in _Scorer([each], self.mesh, self.choice, each.workdir).rows_to_choose_on()
+            for row in _Scorer(
+                [each],
+                self.mesh,
+                self.choice,
+                self.folder / each.workdir.stem if each.file else each.workdir,
+            ).rows_to_choose_on()
         ]
 
     def _kept_or_predicted(self, split: str) -> list[ViewRow]:

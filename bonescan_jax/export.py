@@ -144,7 +144,6 @@ def _card(
             "fingerprint": start.get("data_fingerprint"),
         },
         "training": {
-            "task": config.task,
             "steps": step,
             "commit": start.get("commit"),
             "packages": start.get("packages"),

@@ -52,7 +52,7 @@ USUAL = Choice()
 class Trained(NamedTuple):
     """The network of a run with its weights."""
 
-    workdir: Path
+    workdir: Path  # or file of its weights
     config: ml_collections.ConfigDict
     network: AnyNetwork
     weights: Tree  # {"params", "stats"}

@@ -74,15 +74,17 @@ def test_two_processes_start_from_another_run_as_one_does(data_dir: Path, tmp_pa
     finish(source, start(source, data_dir, **short))
     export(source, file, Choice("mean"))
     changes = {"train.init_from": str(file), "mesh.shard_parameters": True, **short}
-    one, two = tmp_path / "one", tmp_path / "two"
+    one = tmp_path / "one"
     finish(one, start(one, data_dir, devices=2, **changes))
-    finish(two, start(two, data_dir, processes=2, **changes))
     config = read_config(one)
-    states = [saved_state(config, each) for each in (one, two)]
-    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-    assert (two / "said_0.txt").read_text().count("averaged weights of step 2 of") == 1
-    assert "averaged weights" not in (two / "said_1.txt").read_text()
+    expected = jax.tree.leaves(saved_state(config, one))
+    for place in (file, source):
+        two = tmp_path / f"two_{place.stem}"
+        finish(two, start(two, data_dir, processes=2, **changes | {"train.init_from": str(place)}))
+        for a, b in zip(expected, jax.tree.leaves(saved_state(config, two)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+        assert (two / "said_0.txt").read_text().count("averaged weights of step 2 of") == 1
+        assert "averaged weights" not in (two / "said_1.txt").read_text()
 
     of_last = {"train.init_from": str(tmp_path / "nowhere.npz")}
     third = tmp_path / "third"
