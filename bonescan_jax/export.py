@@ -16,6 +16,7 @@ from bonescan_jax.errors import DISK_ERRORS, InputError
 from bonescan_jax.runs.start import ENVIRONMENT, trained_on
 from bonescan_jax.runs.weights_file import write_weights_file
 from bonescan_jax.runs.workdir import read_config
+from bonescan_jax.tasks import predictor_row, task_of
 from bonescan_jax.trained import USUAL, Choice, arrays_by_path, load_network, resolve_predictor
 
 _LIMITS = (
@@ -56,9 +57,10 @@ def export(
         raise InputError(f"--out is {str(out)!r}, expected a name that ends in .npz")
     config = read_config(workdir)
     mesh = make_evaluation_mesh(jax.devices()[:1])
-    _, weights, step = load_network(config, workdir, mesh, choice.checkpoint)
+    network, weights, step = load_network(config, workdir, mesh, choice.checkpoint)
     arrays = arrays_by_path(weights)
-    predictor = resolve_predictor(workdir, choice)
+    row = predictor_row(config, network, resolve_predictor(workdir, choice))
+    predictor = task_of(config).predictor_names(network)[row]
     scores = _scores(workdir, step, predictor)
     if not scores:
         print(

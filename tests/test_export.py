@@ -191,5 +191,7 @@ def test_a_run_that_was_not_evaluated_gives_a_file_without_scores(
     for name, message in (("a.pt", "ends in .npz"), ("a.npz/b.npz", "cannot be written")):
         with pytest.raises(InputError, match=message):
             export(evaluated, tmp_path / name)
+    with pytest.raises(InputError, match="--predictor is 'head_9', expected one of head_1"):
+        export(evaluated, tmp_path / "a.npz", Choice("head_9"))
     with pytest.raises(InputError, match="nowhere: holds no config.json"):
         export(tmp_path / "nowhere", tmp_path / "a.npz")
