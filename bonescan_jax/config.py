@@ -120,6 +120,13 @@ def _train() -> ml_collections.ConfigDict:
         train[f"{name}_examples"] = 0
     train.log_every_steps = 20
     train.learning_rate = 1e-3  # peak, after the warm-up; falls to zero on a cosine
+    # Weights to start from: the workdir of another run, its newest averaged weights, or a file of
+    # `bonescan export`; what does not fit starts fresh. Only a run without a checkpoint reads it.
+    train.init_from = ""
+    # Learning rate of the encoder, X^{i,0}, relative to the others'. At 0 its weights stay as they
+    # are, without decay too. The running statistics of its batch normalisation still follow the
+    # data: in training the batch's own count, so in inference those of the same data must.
+    train.encoder_learning_rate = 1.0
     train.weight_decay = 1e-4  # AdamW, on kernels only
     train.clip_gradient_norm = 1.0  # of all gradients together; 0 clips nothing
     train.ema_decay = 0.99  # of the averaged weights that are evaluated; 0 evaluates the last
@@ -231,6 +238,7 @@ _RANGES = (
     ),
     ("train.log_every_steps", 1, _INFINITY),
     ("train.learning_rate", 0.0, _INFINITY),
+    ("train.encoder_learning_rate", 0.0, _INFINITY),
     ("train.weight_decay", 0.0, _INFINITY),
     ("train.clip_gradient_norm", 0.0, _INFINITY),
     ("train.ema_decay", 0.0, 1.0),

@@ -66,7 +66,8 @@ def evaluate(
     each one's own, by itself.
 
     Args:
-        workdirs: of training runs.
+        workdirs: of training runs, or files of their weights, which need `out` and bring the
+            thresholds that were chosen when they were written.
         split: train, validation, test or all; by default test, or all of another data set.
         choice: whose scores are the headline.
         changes: settings by name that differ from the runs', such as {"data.dir": "elsewhere"}.
@@ -86,19 +87,20 @@ def evaluate(
     """
     mesh = make_evaluation_mesh()
     members = load_trained(workdirs, mesh, choice, changes or {})
-    home = out if out and not other_data else folder_of(workdirs)
+    in_files = any(member.file for member in members)
+    home = out if out and (in_files or not other_data) else folder_of(workdirs)
     scorer = known = _Scorer(members, mesh, choice, home)
     if other_data:
         config, same_data = _on_other_data(members, other_data), None
         with _needed_for(other_data):
-            baseline, thresholds = known.baseline(), choose_thresholds(known.rows_to_choose_on())
+            baseline, thresholds = known.baseline(), known.thresholds()
         place = out or home / f"on_{other_data.folder.resolve().name}_{other_data.name}"
         scorer = _Scorer(members, mesh, choice, place, config, baseline)
     else:
         same_data = _check_own_data(members)
     split = split or (ALL if other_data else "test")
     if not other_data and split != "validation":
-        thresholds = choose_thresholds(known.rows_to_choose_on())
+        thresholds = known.thresholds()
     rows, images_per_second = scorer.predict(split, unaveraged)
     if not other_data and split == "validation":
         thresholds = choose_thresholds(rows)
@@ -174,9 +176,21 @@ class _Scorer:
             "checkpoint": self.choice.checkpoint,
             "data": data.name,
             "data_dir": data.dir,
-            "data_fingerprint": _fingerprint(self.config, members[0].workdir),
+            "data_fingerprint": _fingerprint(self.config, members[0]),
             "min_area": self.config.evaluate.min_area,
         }
+
+    def thresholds(self) -> Thresholds:
+        """Chosen on the validation split; those that a file of weights has for this choice."""
+        kept = self._in_file()
+        if kept.get("thresholds") and _made_for(kept, self.ensemble.selected, self.config):
+            return Thresholds(**kept["thresholds"])
+        return choose_thresholds(self.rows_to_choose_on())
+
+    def _in_file(self) -> dict[str, Any]:
+        """What a file of weights holds of its evaluation."""
+        file = self.members[0].file if len(self.members) == 1 else None
+        return (file or {}).get("evaluation") or {}
 
     def rows_to_choose_on(self) -> list[ViewRow]:
         """Of the validation split; each member's own where they were trained on several folds."""
@@ -185,7 +199,12 @@ class _Scorer:
         return [
             row
             for each in self.members
-            for row in _Scorer([each], self.mesh, self.choice, each.workdir).rows_to_choose_on()
+            for row in _Scorer(
+                [each],
+                self.mesh,
+                self.choice,
+                self.folder / each.workdir.stem if each.file else each.workdir,
+            ).rows_to_choose_on()
         ]
 
     def _kept_or_predicted(self, split: str) -> list[ViewRow]:
@@ -217,6 +236,9 @@ class _Scorer:
         return rows, over_split.images_per_second()
 
     def _unaveraged(self) -> list[Trained]:
+        for each in self.members:
+            if each.file:
+                raise InputError(f"--unaveraged: {each.workdir} holds averaged weights only")
         return [
             each._replace(
                 weights=load_network(
@@ -229,13 +251,15 @@ class _Scorer:
     def baseline(self) -> dict[str, Any]:
         """What the networks are compared with; once fitted, it is kept in the folder."""
         if self._baseline is None:
-            self._baseline = from_primary(self._kept_or_fitted_baseline)
+            self._baseline = self._in_file().get("baseline") or from_primary(
+                self._kept_or_fitted_baseline
+            )
         return self._baseline
 
     def _kept_or_fitted_baseline(self) -> dict[str, Any]:
         path, data = self.folder / "evaluation" / BASELINE, self.config.data
         about = {
-            "data_fingerprint": _fingerprint(self.config, self.members[0].workdir),
+            "data_fingerprint": _fingerprint(self.config, self.members[0]),
             "fold": data.fold,
             "views": data.views,
             "mask": data.mask,
@@ -247,6 +271,11 @@ class _Scorer:
         fitted = self.task.fit_baseline(self.config, view_records(self.config, "train"))
         write_json(path, about | {"fitted": fitted})
         return fitted
+
+
+def _made_for(kept: Mapping[str, Any], selected: str, config: ml_collections.ConfigDict) -> bool:
+    """Whether thresholds were chosen for this predictor and these candidates."""
+    return (kept["selected"], kept["min_area"]) == (selected, config.evaluate.min_area)
 
 
 def _are_kept(path: Path, about: dict[str, Any]) -> bool:
@@ -279,17 +308,22 @@ def _needed_for(other: DataSet) -> Iterator[None]:
 # ---- Which data ----------------------------------------------------------------------------------
 
 
-def _fingerprint(config: ml_collections.ConfigDict, workdir: Path) -> str | None:
+def _fingerprint(config: ml_collections.ConfigDict, member: Trained) -> str | None:
     """Of the data of a config; where they are not at hand, what the run was trained on."""
     try:
         return data_fingerprint(Path(config.data.dir), config.data.name)
     except InputError:
-        return trained_on(workdir)
+        return _trained_on(member)
+
+
+def _trained_on(member: Trained) -> str | None:
+    """The fingerprint of the data that it was trained on, if it says so."""
+    return member.file.get("data_fingerprint") if member.file else trained_on(member.workdir)
 
 
 def _trained_patients(member: Trained) -> tuple[str | None, int]:
     """Equal for runs that were trained and validated on the same patients."""
-    return _fingerprint(member.config, member.workdir), member.config.data.fold
+    return _fingerprint(member.config, member), member.config.data.fold
 
 
 def _on_other_data(members: Sequence[Trained], other: DataSet) -> ml_collections.ConfigDict:
@@ -300,7 +334,7 @@ def _on_other_data(members: Sequence[Trained], other: DataSet) -> ml_collections
     """
     fingerprint = data_fingerprint(other.folder, other.name)
     for each in members:
-        if trained_on(each.workdir) == fingerprint:
+        if _trained_on(each) == fingerprint:
             raise InputError(
                 f"--data_dir: {other.name} in {other.folder} is the data that {each.workdir} was "
                 "trained on, expected data that no run has seen; leave --data and --data_dir out"
@@ -327,17 +361,18 @@ def _check_own_data(members: Sequence[Trained]) -> bool | None:
                 "one holds patients of the training of the other; give an external test set "
                 "(--data, --data_dir)"
             )
-    found = [_same_data(each.config, each.workdir) for each in members]
+    found = [_same_data(each) for each in members]
     return False if False in found else None if None in found else True
 
 
-def _same_data(config: ml_collections.ConfigDict, workdir: Path) -> bool | None:
-    trained, here = trained_on(workdir), data_fingerprint(Path(config.data.dir), config.data.name)
+def _same_data(member: Trained) -> bool | None:
+    data, trained = member.config.data, _trained_on(member)
+    here = data_fingerprint(Path(data.dir), data.name)
     if trained is None or trained == here:
         return None if trained is None else True
     if is_primary():
         print(
-            f"bonescan: {config.data.dir}: {config.data.name} is not the data that {workdir} was "
+            f"bonescan: {data.dir}: {data.name} is not the data that {member.workdir} was "
             f"trained on (fingerprint {here}, expected {trained}): this split may hold patients "
             "of its training",
             file=sys.stderr,

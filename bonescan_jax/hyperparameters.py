@@ -24,6 +24,7 @@ class Hyperparameters:
     num_steps: jax.Array  # the learning rate is zero from there on
     warmup_steps: jax.Array
     learning_rate: jax.Array  # the peak
+    encoder_learning_rate: jax.Array  # relative to that of the other weights
     weight_decay: jax.Array
     clip_gradient_norm: jax.Array | None
     ema_decay: jax.Array
@@ -47,6 +48,7 @@ def hyperparameters_of(
         num_steps=jnp.float32(max(num_steps, warmup_steps + 1)),
         warmup_steps=jnp.float32(warmup_steps),
         learning_rate=jnp.float32(train.learning_rate),
+        encoder_learning_rate=jnp.float32(train.encoder_learning_rate),
         weight_decay=jnp.float32(train.weight_decay),
         clip_gradient_norm=_or_none(train.clip_gradient_norm),
         ema_decay=jnp.float32(train.ema_decay),

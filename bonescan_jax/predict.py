@@ -18,7 +18,7 @@ from bonescan_jax.errors import DISK_ERRORS, InputError
 from bonescan_jax.models.build import views_per_example
 from bonescan_jax.report.overlay import draw_overlay, save_overlay, save_result
 from bonescan_jax.runs.progress import Progress
-from bonescan_jax.runs.workdir import read_config, write_json
+from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.files import FileView, ViewHeader, decode_image, read_view_headers
@@ -28,7 +28,17 @@ from bonescan_jax.scans.masks import mask_to_boxes, most_probable_mask
 from bonescan_jax.scans.pairing import pair_headers
 from bonescan_jax.scans.views import mirror, views_of
 from bonescan_jax.tasks import require_segmentation
-from bonescan_jax.trained import USUAL, Choice, Ensemble, folder_of, load_trained, prune
+from bonescan_jax.trained import (
+    USUAL,
+    Choice,
+    Ensemble,
+    config_of,
+    config_place,
+    folder_of,
+    is_file,
+    load_trained,
+    prune,
+)
 
 BOXES = "xmin and ymin are the first column and row inside, xmax and ymax the first ones outside"
 
@@ -50,10 +60,11 @@ def predict(
     pixels of the file. A table of the files that were left out goes to standard error.
 
     Args:
-        workdirs: of training runs; several predict as one, the mean of their probabilities.
+        workdirs: of training runs, or files of their weights; several predict as one, the mean of
+            their probabilities.
         source: JPEG, PNG or DICOM file, or a folder or a zip file of them.
         out: folder to write to; by default "predictions" in the workdir, or in the folder of
-            several (`trained.folder_of`).
+            several (`trained.folder_of`); of files, in the current one.
         choice: whose predictions count; for a head of a UNet++ only the nodes that it needs are
             computed.
         limit: the first so many examples only, which are pairs and lone views for a network of
@@ -70,14 +81,16 @@ def predict(
     """
     for workdir in workdirs:
         require_segmentation(
-            read_config(workdir),
-            f"{workdir / 'config.json'}",
+            config_of(workdir),
+            config_place(workdir),
             "what is written are masks and boxes",
         )
     listing = list_image_files(source)
     find = _Finder(workdirs, choice, changes or {})
     config = find.config
-    out = out or folder_of(workdirs) / "predictions"
+    if out is None:
+        out = Path() if any(map(is_file, workdirs)) else folder_of(workdirs)
+        out /= "predictions"
     _make_folder(out)
     left_out = list(listing.findings)
     headers = _read_headers(listing.files, left_out)

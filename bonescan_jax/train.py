@@ -35,6 +35,7 @@ from bonescan_jax.train_step import (
     make_train_step,
 )
 from bonescan_jax.trained import BEST
+from bonescan_jax.warm_start import start_from
 
 
 def train(
@@ -88,6 +89,10 @@ def _train(
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, on_disk)
     restored = checkpoints.restore(abstract)
     state, position = restored or (init(hyperparameters.seed), {"seconds": 0.0})
+    origin = {}
+    if not restored and config.train.init_from:
+        source = Path(config.train.init_from)
+        state, origin["init_from"] = start_from(source, config, state, abstract, mesh, facts)
     step = start = saved = int(state.step)
     PREEMPTION.start(start)
 
@@ -102,7 +107,7 @@ def _train(
 
     # ---- What is written and watched: up to here nothing was, so that a refusal changes nothing -
     write_config(workdir, config)
-    record_start(workdir, start, facts)
+    record_start(workdir, start, facts | origin)
     checkpoints.remove_unfinished()
     validated = start in checkpoints.validations
     scores = checkpoints.validations[start]["scores"] if validated else {}

@@ -15,6 +15,7 @@ from bonescan_jax.augment import augment, normalize
 from bonescan_jax.cluster.mesh import batch_shardings, replicated, state_shardings
 from bonescan_jax.hyperparameters import Hyperparameters, hyperparameters_of
 from bonescan_jax.models.build import Tree, views_per_example
+from bonescan_jax.models.transfer import is_encoder, path_name
 from bonescan_jax.tasks import initial_weights, task_of
 from bonescan_jax.tasks.task import AnyNetwork
 
@@ -133,6 +134,7 @@ def make_train_step(
 
         def update(state: TrainState) -> TrainState:
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            updates = _slow_encoder(updates, hyperparameters.encoder_learning_rate)
             params = optax.apply_updates(state.params, updates)
             current = {"params": params, "stats": stats}
             average = _moving_average(state.average, current, state.step, hyperparameters.ema_decay)
@@ -217,6 +219,17 @@ def batch_gradients(
     (stats, sums), _ = jax.lax.scan(add, (state.stats, zeros), split)
     gradients, losses = jax.tree.map(lambda total: total / parts, sums)
     return gradients, stats, losses
+
+
+def _slow_encoder(updates: Tree, factor: jax.Array) -> Tree:
+    """The updates, those of the encoder times a factor.
+
+    After the optimizer, because AdamW divides by the size of the gradients, and not a part of its
+    chain, whose state would be another one.
+    """
+    return jax.tree.map_with_path(
+        lambda path, leaf: leaf * factor if is_encoder(path_name(path)) else leaf, updates
+    )
 
 
 def examine(sample: jax.Array, losses: jax.Array, gradients: Tree, stats: Tree) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
-from bonescan_jax.cluster.agreement import from_primary
-from bonescan_jax.cluster.mesh import replicated
+from bonescan_jax.cluster.agreement import check_agreement, from_primary
+from bonescan_jax.cluster.mesh import replicated, to_every_device, to_host
 from bonescan_jax.errors import InputError
 from bonescan_jax.models.build import Network, Tree
-from bonescan_jax.runs.checkpoint import find_step, restore_weights
+from bonescan_jax.models.transfer import path_name
+from bonescan_jax.runs.checkpoint import (
+    compare_shapes,
+    find_step,
+    restore_weights,
+    shapes_by_path,
+)
+from bonescan_jax.runs.start import trained_on
+from bonescan_jax.runs.weights_file import WeightsFile, read_weights_file
 from bonescan_jax.runs.workdir import change, flatten, read_config
 from bonescan_jax.tasks import build_network, initial_weights, predictor_row, task_of
 from bonescan_jax.tasks.task import AnyNetwork, mirrored_name
@@ -42,12 +52,21 @@ USUAL = Choice()
 class Trained(NamedTuple):
     """The network of a run with its weights."""
 
-    workdir: Path
+    workdir: Path  # or file of its weights
     config: ml_collections.ConfigDict
     network: AnyNetwork
     weights: Tree  # {"params", "stats"}
     step: int
     predictor: str  # the chosen one, by its name among those of the task
+    file: dict[str, Any] | None = None  # run.json, where the weights came from a file
+
+
+class Source(NamedTuple):
+    """Weights that another network starts from."""
+
+    config: ml_collections.ConfigDict  # of the run that they are of
+    arrays: dict[str, np.ndarray]  # of {"params", "stats"}, by path
+    about: dict[str, Any]  # "source", "step", "sha256" of a file, "data_fingerprint"
 
 
 def load_network(
@@ -78,13 +97,72 @@ def load_network(
     return build_network(config), weights, step
 
 
+def is_file(place: Path) -> bool:
+    """Whether this is a file of weights, and not a workdir."""
+    return os.path.isfile(place)  # unlike Path.is_file, says no to a name that is too long
+
+
+def config_of(place: Path) -> ml_collections.ConfigDict:
+    """The config of a run, from its workdir or a file of its weights.
+
+    Raises:
+        InputError: there is no run, or it is not one of this program.
+    """
+    return read_file(place).config if is_file(place) else read_config(place)
+
+
+def read_file(place: Path) -> WeightsFile:
+    """A file of weights, which every process reads; all of them hold the same one.
+
+    Raises:
+        InputError: on every process, where one of them cannot read it or holds another.
+    """
+    files = []
+
+    def view() -> dict[str, Any]:
+        files.append(read_weights_file(place))
+        return {f"{place}: sha256": files[-1].sha256}
+
+    check_agreement(view)
+    return files[-1]
+
+
+def read_source(place: Path, mesh: Mesh) -> Source:
+    """The averaged weights of a run on the host: the newest of a workdir, or those of a file.
+
+    Raises:
+        InputError: there are none.
+    """
+    if from_primary(lambda: is_file(place)):
+        file = read_file(place)
+        step, sha256, fingerprint = file.run["step"], file.sha256, file.run.get("data_fingerprint")
+        config, arrays = file.config, file.arrays
+    else:
+        check_agreement(lambda: flatten(json.loads(read_config(place).to_json())))
+        config, sha256, fingerprint = read_config(place), None, trained_on(place)
+        _, weights, step = load_network(config, place, mesh)
+        arrays = arrays_by_path(weights)
+    about = {
+        "source": str(place.absolute()),
+        "step": step,
+        "sha256": sha256,
+        "data_fingerprint": fingerprint,
+    }
+    return Source(config, arrays, about)
+
+
+def arrays_by_path(weights: Tree) -> dict[str, np.ndarray]:
+    """The arrays of a tree on the host, by their paths."""
+    return {path_name(path): to_host(leaf) for path, leaf in jax.tree.leaves_with_path(weights)}
+
+
 def load_trained(
     workdirs: Sequence[Path], mesh: Mesh, choice: Choice, changes: Mapping[str, Any]
 ) -> list[Trained]:
     """The networks of some runs, which have the same task on the same views.
 
     Args:
-        workdirs: of the runs.
+        workdirs: of the runs, or files of their weights.
         mesh: to put the weights on.
         choice: whose predictions count.
         changes: settings by name that differ from those of all runs, as {"data.dir": "elsewhere"}.
@@ -92,20 +170,45 @@ def load_trained(
     Raises:
         InputError: a workdir or the choice cannot be used, or the runs do not fit together.
     """
+    are_files = from_primary(lambda: [is_file(place) for place in workdirs])
+    files = {
+        place: read_file(place) for place, known in zip(workdirs, are_files, strict=True) if known
+    }
     configs = []
-    for workdir in workdirs:
-        config = read_config(workdir)
+    for place in workdirs:
+        config = files[place].config if place in files else read_config(place)
         change(config, dict(changes))
         configs.append(config)
     _check_alike(workdirs, configs)
     members = []
-    for workdir, config in zip(workdirs, configs, strict=True):
-        network, weights, step = load_network(config, workdir, mesh, choice.checkpoint)
-        names = task_of(config).predictor_names(network)
-        predictor = resolve_predictor(workdir, choice)
-        row = predictor_row(config, network, predictor)
-        members.append(Trained(workdir, config, network, weights, step, names[row]))
+    for place, config in zip(workdirs, configs, strict=True):
+        if place in files:
+            member = _load_file(place, files[place], mesh, choice)
+        else:
+            network, weights, step = load_network(config, place, mesh, choice.checkpoint)
+            predictor = resolve_predictor(place, choice)
+            member = Trained(place, config, network, weights, step, predictor)
+        names = task_of(config).predictor_names(member.network)
+        row = predictor_row(config, member.network, member.predictor)
+        members.append(member._replace(predictor=names[row]))
     return members
+
+
+def _load_file(place: Path, file: WeightsFile, mesh: Mesh, choice: Choice) -> Trained:
+    if choice.checkpoint != "newest":
+        raise InputError(
+            f"--checkpoint is {choice.checkpoint!r}, expected newest: {place} holds the weights of "
+            f"step {file.run['step']} only"
+        )
+    params, stats = jax.eval_shape(lambda: initial_weights(file.config, 0))
+    abstract = {"params": params, "stats": stats}
+    found = {name: array.shape for name, array in file.arrays.items()}
+    compare_shapes(place, found, shapes_by_path(abstract), "its config.json")
+    weights = jax.tree.map_with_path(lambda path, _: file.arrays[path_name(path)], abstract)
+    predictor = file.run["predictor"] if choice.predictor == "best" else choice.predictor
+    network = build_network(file.config)
+    on_mesh = to_every_device(weights, mesh)
+    return Trained(place, file.config, network, on_mesh, file.run["step"], predictor, file.run)
 
 
 def _check_alike(workdirs: Sequence[Path], configs: Sequence[ml_collections.ConfigDict]) -> None:
@@ -117,10 +220,15 @@ def _check_alike(workdirs: Sequence[Path], configs: Sequence[ml_collections.Conf
         for name in names:
             if settings[name] != first[name]:
                 raise InputError(
-                    f"{workdir / 'config.json'}: {name} is {settings[name]!r}, expected "
+                    f"{config_place(workdir)}: {name} is {settings[name]!r}, expected "
                     f"{first[name]!r} as in {workdirs[0]}: networks that predict as one see the "
                     "same and say the same of it"
                 )
+
+
+def config_place(place: Path) -> str:
+    """Where the settings of a run stand, for messages."""
+    return f"{place}: config.json" if is_file(place) else f"{place / 'config.json'}"
 
 
 def resolve_predictor(workdir: Path, choice: Choice) -> str:
@@ -152,8 +260,11 @@ def folder_of(workdirs: Sequence[Path]) -> Path:
     """Where what is found out about these runs together goes: the workdir of a single one.
 
     Raises:
-        InputError: the names of several are too long to name a folder.
+        InputError: the names of several are too long to name a folder, or one is a file.
     """
+    for place in workdirs:
+        if is_file(place):
+            raise InputError(f"--out is missing: {place} is a file and no folder for results")
     if len(workdirs) == 1:
         return workdirs[0]
     name = "+".join(workdir.resolve().name for workdir in workdirs)

@@ -252,9 +252,34 @@ def test_a_clip_of_zero_clips_nothing(small_config: ml_collections.ConfigDict):
     assert np.abs(updates[0]["bias"]).min() > 0
 
 
+def test_a_frozen_encoder_keeps_its_weights_and_follows_the_statistics(
+    small_config: ml_collections.ConfigDict,
+):
+    small_config.train.learning_rate, small_config.train.weight_decay = 0.01, 0.1
+    first = jax.device_get(build(small_config)[0]())
+    ends = {}
+    for factor in (0.0, 0.1, 1.0):
+        small_config.train.encoder_learning_rate = factor
+        ends[factor], _ = run(small_config, steps=2)
+    for path, start in jax.tree.leaves_with_path(first.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        moved = {
+            factor: np.abs(dict(jax.tree.leaves_with_path(end.params))[path] - start).max()
+            for factor, end in ends.items()
+        }
+        if name.startswith("nodes/") and "_0/" in name:
+            assert moved[0.0] == 0
+            assert 0 < moved[0.1] < 0.3 * moved[1.0], name
+        else:
+            assert moved[0.0] > 0, name
+    stats = ends[0.0].stats["nodes"]["2_0"]["norm1"]["mean"]
+    assert np.abs(stats - first.stats["nodes"]["2_0"]["norm1"]["mean"]).max() > 0
+
+
 HYPERPARAMETERS = {
     "seed": 2**32 - 1,
     "train.learning_rate": 0.5,
+    "train.encoder_learning_rate": 0.0,
     "train.weight_decay": 0.0,
     "train.clip_gradient_norm": 9.0,
     "train.ema_decay": 0.0,

@@ -177,7 +177,9 @@ def workdir_flag(values: flags.FlagValues) -> None:
 
 def workdirs_flag(values: flags.FlagValues) -> None:
     """Defines --workdir of one run or of several."""
-    text = "Folder of the run; several, as A,B,C, predict as one network."
+    text = (
+        "Folder of the run, or file of bonescan export; several, as A,B,C, predict as one network."
+    )
     string_flag(values, "workdir", None, text)
 
 
@@ -193,12 +195,17 @@ def read_workdirs(values: flags.FlagValues) -> list[Path]:
     return [Path(os.path.expanduser(name)) for name in values.workdir.split(",") if name]
 
 
-def choice_flags(values: flags.FlagValues) -> None:
-    """Defines which of the predictions of a run count."""
+def weights_flags(values: flags.FlagValues) -> None:
+    """Defines which weights and which predictor of a run count."""
     text = "The mean of all heads, one of them (head_1 …), or the best of these in validation."
     string_flag(values, "predictor", "best", text)
     text = "The weights saved last, or those that scored best of all validated and kept."
     flags.DEFINE_enum("checkpoint", "newest", ["newest", "best"], text, flag_values=values)
+
+
+def choice_flags(values: flags.FlagValues) -> None:
+    """Defines which of the predictions of a run count."""
+    weights_flags(values)
     text = (
         "Test-time augmentation: averages with what is predicted on mirrored views, in twice the "
         "time; the views of a pair are mirrored together."
@@ -207,10 +214,10 @@ def choice_flags(values: flags.FlagValues) -> None:
 
 
 def read_choice(values: flags.FlagValues) -> "Choice":
-    """The choice of `choice_flags`."""
+    """The choice of `choice_flags`, or of `weights_flags`, which leave mirrored views out."""
     from bonescan_jax.trained import Choice
 
-    return Choice(values.predictor, values.checkpoint, values.mirror)
+    return Choice(values.predictor, values.checkpoint, "mirror" in values and values.mirror)
 
 
 def process_flags(values: flags.FlagValues) -> None:

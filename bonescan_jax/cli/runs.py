@@ -1,5 +1,6 @@
-"""Verbs of a run: train, crossvalidate, evaluate, predict, report."""
+"""Verbs of a run: train, crossvalidate, evaluate, predict, export, report."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bonescan_jax.cli.flags import (
     refuse_positionals,
     require,
     string_flag,
+    weights_flags,
     workdir_flag,
     workdirs_flag,
 )
@@ -117,9 +119,8 @@ def _define_predict(values: flags.FlagValues) -> None:
     changes_flag(values)
     choice_flags(values)
     string_flag(values, "input", None, "JPEG, PNG or DICOM file; a folder or zip file of them.")
-    string_flag(
-        values, "out", None, "Folder for masks, overlays and boxes; default: in the workdir."
-    )
+    text = "Folder for masks, overlays and boxes; default: predictions, in the workdir if any."
+    string_flag(values, "out", None, text)
     text = (
         "Only the first so many pairs and lone views (or views, if the network sees one); 0: all."
     )
@@ -127,11 +128,12 @@ def _define_predict(values: flags.FlagValues) -> None:
 
 
 def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    refuse_positionals(rest)
+    require(values, "input")
+    workdirs = read_workdirs(values) if values.workdir else [_released()]
+
     from bonescan_jax.predict import predict
 
-    refuse_positionals(rest)
-    workdirs = read_workdirs(values)
-    require(values, "input")
     found = predict(
         workdirs,
         Path(values.input),
@@ -141,6 +143,38 @@ def _run_predict(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
         changes=read_changes(values),
     )
     return finish(*found)
+
+
+def _released() -> Path:
+    """The weights that come with the package, named on standard error."""
+    from bonescan_jax.runs.weights_file import released_weights
+
+    path = released_weights()
+    print(
+        f"bonescan: no --workdir, so the released weights {path.name} are used; this is a research "
+        "program, and what it finds is not a diagnosis",
+        file=sys.stderr,
+    )
+    return path
+
+
+# ---- export --------------------------------------------------------------------------------------
+
+
+def _define_export(values: flags.FlagValues) -> None:
+    workdir_flag(values)
+    weights_flags(values)
+    string_flag(values, "out", None, "File to write, NAME.npz.")
+    text = "Kernels as float16: half the bytes, rounded in the fourth digit."
+    flags.DEFINE_bool("float16", False, text, flag_values=values)
+
+
+def _run_export(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
+    from bonescan_jax.export import export
+
+    refuse_positionals(rest)
+    require(values, "workdir", "out")
+    return export(Path(values.workdir), Path(values.out), read_choice(values), half=values.float16)
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -195,19 +229,31 @@ VERBS = {
         "Several workdirs, as of folds or seeds, predict as one network; what is found goes to\n"
         "the folder A+B+C beside the first. --data and --data_dir name an external test set,\n"
         "which is scored at the thresholds that were chosen on the data of the training;\n"
-        "--config.data.dir=DIR tells where those are now.",
+        "--config.data.dir=DIR tells where those are now. A file of bonescan export in the place\n"
+        "of a workdir brings its thresholds, and needs --out.",
         _define_evaluate,
         _run_evaluate,
     ),
     "predict": Verb(
-        "predict --workdir=DIR[,DIR …] --input=FILE|DIR|ZIP [--out=DIR]",
+        "predict [--workdir=DIR[,DIR …]] --input=FILE|DIR|ZIP [--out=DIR]",
         "Finds hot spots on JPEG, PNG or DICOM scans.\n\n"
         "Each view gets NAME_mask.png (0 background, 1 abnormal, 2 normal), NAME_overlay.png\n"
         "and NAME.json with boxes and scores, in the folders of the input. A file that is no\n"
         "whole-body scan is skipped and named in a table, and the exit code is 2. Several\n"
-        "workdirs predict as one network.",
+        "workdirs predict as one network. Without one, the weights that come with this package\n"
+        "are used, and results go to predictions in the current folder.",
         _define_predict,
         _run_predict,
+    ),
+    "export": Verb(
+        "export --workdir=DIR --out=FILE.npz [--float16]",
+        "Writes the weights of a run to one file, without pickle.\n\n"
+        "The file holds the averaged weights, the settings of the run, the predictor and the\n"
+        "thresholds that were chosen on validation, and a model card: data, scores, limits.\n"
+        "Scores and thresholds are those of bonescan evaluate, so evaluate first. predict and\n"
+        "evaluate take the file as --workdir, and train as --config.train.init_from.",
+        _define_export,
+        _run_export,
     ),
     "report": Verb(
         "report --workdir=DIR[,DIR …] [--out=FILE] [--max_megabytes=64] [--config.data.dir=DIR …]",

@@ -20,6 +20,7 @@ from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.preemption import PREEMPTION
 from bonescan_jax.errors import DISK_ERRORS, InputError, RunError
 from bonescan_jax.models.build import Tree
+from bonescan_jax.models.transfer import path_name
 from bonescan_jax.runs import manifest
 from bonescan_jax.train_step import TrainState
 
@@ -309,19 +310,36 @@ def _check_shapes(place: Path, abstract: Tree) -> None:
     Before they are restored: Orbax would say it in hundreds of lines.
     """
     handler = ocp.StandardCheckpointHandler()
-    saved, wanted = _shapes(handler.metadata(place / AVERAGE).tree), _shapes(abstract)
+    saved = shapes_by_path(handler.metadata(place / AVERAGE).tree)
     handler.close()
+    compare_shapes(place, saved, shapes_by_path(abstract), str(place.parents[1] / "config.json"))
+
+
+def compare_shapes(
+    place: Path,
+    saved: dict[str, tuple[int, ...]],
+    wanted: dict[str, tuple[int, ...]],
+    config_place: str,
+) -> None:
+    """Raises InputError unless saved weights have the shapes of a network, by path.
+
+    Args:
+        place: where the weights are.
+        saved: their shapes.
+        wanted: those of the network.
+        config_place: where the settings of the network stand.
+    """
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise InputError(
                 f"{place}: {name} is {saved.get(name, 'missing')}, expected "
-                f"{wanted.get(name, 'none')} for the network of {place.parents[1] / 'config.json'}"
+                f"{wanted.get(name, 'none')} for the network of {config_place}"
             )
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape for p, leaf in leaves}
+def shapes_by_path(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """The shapes of a tree of arrays, by their paths."""
+    return {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _reason(error: Exception) -> str:

@@ -119,14 +119,27 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     path = workdir / CONFIG
     if not os.path.isfile(path):  # unlike Path.is_file, says no to a name that is too long
         raise InputError(f"{workdir}: holds no config.json; expected the workdir of bonescan train")
-    config, settings = default_config(), flatten(_read_json(path))
+    return parse_config(_read_json(path), str(path))
+
+
+def parse_config(settings: dict[str, Any], place: str) -> ml_collections.ConfigDict:
+    """The config that settings were written from.
+
+    Args:
+        settings: as config.json holds them; what is missing gets its default.
+        place: where they stand, for messages.
+
+    Raises:
+        InputError: they are not this program's settings.
+    """
+    config = default_config()
     try:
-        config.update_from_flattened_dict(settings)
+        config.update_from_flattened_dict(flatten(settings))
         validate(config)
     except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix('config: ')}") from error
+        raise InputError(f"{place}: {str(error).removeprefix('config: ')}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{place}: {error}") from error
     return config
 
 

@@ -61,6 +61,8 @@ def test_help_does_not_load_jax():
         (["evaluate", "--workdir=nowhere"], "nowhere: holds no config.json"),
         (["evaluate", "--workdir=w", "--split=exam"], "exam"),
         (["predict", "--workdir=nowhere"], "--input is missing"),
+        (["export", "--out=a.npz"], "--workdir is missing"),
+        (["export", "--workdir=nowhere", "--out=a.npz"], "nowhere: holds no config.json"),
         (["report", "--workdir=nowhere"], "nowhere"),
         (["prepare", CONFIG, "--source=nowhere"], "nowhere"),
         (["prepare", CONFIG.replace("phantom.py", "bs80k.py")], "--source is missing"),

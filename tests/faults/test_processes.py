@@ -4,8 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
+
+from bonescan_jax.export import export
 from bonescan_jax.runs import manifest
+from bonescan_jax.runs.workdir import read_config
+from bonescan_jax.trained import Choice
 from tests.faults.processes import LIMIT_SECONDS, finish, kill_one, start
+from tests.test_train import saved_state
 
 
 def test_a_killed_process_takes_the_job_down_and_one_alone_continues_it(
@@ -58,3 +65,29 @@ def test_a_process_that_remembers_an_older_manifest_does_not_validate_alone(
     (view / "run.lock").unlink()
     (view / "run.lock").symlink_to(tmp_path / "run.lock")
     finish(tmp_path, start(tmp_path, data_dir, processes=2, workdir_of_last=view))
+
+
+def test_two_processes_start_from_another_run_as_one_does(data_dir: Path, tmp_path: Path):
+    """Each device with a part of the weights; processes that name other sources refuse."""
+    short = {"train.num_steps": 2, "train.save_every_steps": 2}
+    source, file = tmp_path / "source", tmp_path / "weights.npz"
+    finish(source, start(source, data_dir, **short))
+    export(source, file, Choice("mean"))
+    changes = {"train.init_from": str(file), "mesh.shard_parameters": True, **short}
+    one = tmp_path / "one"
+    finish(one, start(one, data_dir, devices=2, **changes))
+    config = read_config(one)
+    expected = jax.tree.leaves(saved_state(config, one))
+    for place in (file, source):
+        two = tmp_path / f"two_{place.stem}"
+        finish(two, start(two, data_dir, processes=2, **changes | {"train.init_from": str(place)}))
+        for a, b in zip(expected, jax.tree.leaves(saved_state(config, two)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+        assert (two / "said_0.txt").read_text().count("averaged weights of step 2 of") == 1
+        assert "averaged weights" not in (two / "said_1.txt").read_text()
+
+    of_last = {"train.init_from": str(tmp_path / "nowhere.npz")}
+    third = tmp_path / "third"
+    running = start(third, data_dir, processes=2, of_last=of_last, **changes)
+    assert [process.wait(300) for process in running] == [2, 2]
+    assert "train.init_from is" in (third / "said_0.txt").read_text()
