@@ -245,8 +245,8 @@ def parse_coco(data: bytes, labels: Mapping[str, int]) -> dict[str, CocoImage]:
         raise ValueError(
             f"is no COCO file ({reason}), expected images, categories and annotations"
         ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError("is no UTF-8 text, expected COCO JSON") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError("cannot be read as JSON, expected a COCO file") from error
 
 
 def _clip(value: float, limit: int) -> float:
