@@ -19,6 +19,7 @@ from bonescan_jax.datasets.records import (
     OTHER_PLACE,
     SETTINGS_FILE,
     ChosenRecords,
+    Prepared,
     describe_shards,
     open_prepared,
     read_settings,
@@ -180,6 +181,10 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self.doubts += [
             Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
         ]
+        self._count()
+
+    def _count(self) -> None:
+        """Tells that one more record was made."""
         self._num_written += 1
         self._on_scan(self._num_written)
 
@@ -204,6 +209,7 @@ def prepare(
     on_scan: Callable[[int, int], None] | None = None,
     on_checked: Callable[[dict[str, int], Sequence[Finding]], None] | None = None,
     builder: type[BS80K] = BS80K,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns a folder or zip file into <data_dir>/<name>.
 
@@ -227,6 +233,7 @@ def prepare(
         on_scan: called after each scan with the number written and the number of all scans.
         on_checked: called before writing with what was read, as numbers, and all findings.
         builder: of the kind of data set.
+        options: what else its `open_source` takes, as JSON.
 
     Returns:
         name, path, already_prepared, the builder's `numbers`, the patients of each split, and for
@@ -236,7 +243,7 @@ def prepare(
         InputError: a source that cannot be used, a data set of that name made otherwise, or a
             place that cannot be written to.
     """
-    checked = builder.open_source(Path(source), strict=strict, on_file=on_file)
+    checked = builder.open_source(Path(source), strict=strict, on_file=on_file, **(options or {}))
     used = builder.leave_out(_note_duplicates(checked), keep_known_defects)
     numbers = builder.numbers(checked, used)
     if on_checked:
@@ -250,6 +257,7 @@ def prepare(
         "num_folds": num_folds,
         "keep_known_defects": keep_known_defects,
         "source_sha256": used.fingerprint,
+        **(options or {}),
     }
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
@@ -279,8 +287,8 @@ def _note_duplicates(source: Any) -> Any:  # noqa: ANN401 - whatever source the 
         Finding(
             NOTED,
             "one person under several ids",
-            f"patients {', '.join(map(str, group))}: have an image in common, so one person, "
-            "kept in one split.",
+            f"patients {', '.join(map(str, group))}: have an image or an identifier in common, so "
+            "one person, kept in one split.",
         )
         for group in source.duplicates
     ]
@@ -389,14 +397,18 @@ def open_split(data_dir: Path, name: str, split: str, fold: int = -1) -> ChosenR
     Arguments and errors are those of `bonescan_jax.datasets.records.open_prepared`.
     """
     prepared = open_prepared(data_dir, name, str(BS80K.VERSION), split, fold)
+    return ChosenRecords(prepared.records, places_of_views(prepared))
+
+
+def places_of_views(prepared: Prepared) -> list[tuple[int, int]]:
+    """Fixed split and record in it of the views of each patient, anterior before posterior."""
     place_of = {
         patient: (number, len(VIEWS) * position)
         for number, fixed in enumerate(SPLITS)
         for position, patient in enumerate(prepared.settings["splits"][fixed])
     }
-    places = [
+    return [
         (number, first + view)
         for number, first in (place_of[patient] for patient in prepared.patients)
         for view in range(len(VIEWS))
     ]
-    return ChosenRecords(prepared.records, places)

@@ -6,8 +6,8 @@ Scans are NM DICOM, grey PNG (8 or 16 bit) or JPEG files, anywhere below. Beside
     NAME_mask.png or masks/NAME.png           0 background, 1 abnormal, 2 normal
     any .json file                            COCO, whose file_name is that of the scan
 
-NAME is the file's name without suffix; of a DICOM file with both views, with -anterior or -posterior
-after it. patients.csv, with the columns file, patient, view and maybe label (0 normal, 1 abnormal),
+NAME is the file's name without suffix; of a DICOM file with both views, with -anterior or
+-posterior after it. patients.csv, with the columns file, patient, view and maybe label (0 normal, 1 abnormal),
 says whose scan it is. Without it the DICOM header does, or a name such as 12-anterior.png.
 """
 
@@ -62,7 +62,7 @@ class OwnScan(NamedTuple):
     boxes: tuple[Box, ...]
     gain: float  # grey per count
     reference: float  # brightness of bone in the unit of the pixels
-    overflowed: bool  # whether it was unwrapped
+    overflow: np.ndarray  # (N, 2) int32: flat index of a pixel past 255, its value unwrapped
     missing: bool  # the patient has no such view: it is black, and never scored
 
     @property
@@ -132,7 +132,7 @@ class FolderSource:
         nothing = _png(np.zeros((1, 1), np.uint8))
         if (found := self._views.get((patient, view))) is None:
             black = _png(np.zeros((HEIGHT, WIDTH), np.uint16))
-            return OwnScan(black, nothing, (), 1.0, 1.0, False, True)
+            return OwnScan(black, nothing, (), 1.0, 1.0, np.zeros((0, 2), np.int32), True)
         try:
             path = found.file.path
             frame = decode_own(found.file.read(), path, unwrap=self._unwrap)[found.number]
@@ -146,9 +146,12 @@ class FolderSource:
             ) from error
         pixels = cut_window(frame.pixels, found.corner)
         reference = bone_reference(pixels)
-        return OwnScan(
-            _png(pixels), mask, found.boxes, frame.gain, reference, frame.overflowed, False
-        )
+        overflow = np.zeros((0, 2), np.int32)
+        if frame.overflowed:  # as the records of BS-80K have it
+            places = np.flatnonzero(pixels > 255)
+            overflow = np.stack([places, pixels.ravel()[places]], axis=1).astype(np.int32)
+            pixels = np.minimum(pixels, 255).astype(np.uint8)
+        return OwnScan(_png(pixels), mask, found.boxes, frame.gain, reference, overflow, False)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -76,7 +76,7 @@ def _counts(frame: DicomFrame) -> Frame:
         raise ValueError("Pixel Data holds fractions, expected whole counts")
     if counts.max() > _MAX_COUNT:
         raise ValueError(f"Pixel Data goes up to {counts.max():.0f}, expected at most {_MAX_COUNT}")
-    check_size(*counts.shape, largest=LARGEST)
+    check_size(counts.shape[0], counts.shape[1], largest=LARGEST)
     check_air(counts)
     notes = frame.notes if frame.view else ()  # somebody else has to say which view it is
     return Frame(counts.astype(np.uint16), 1.0, False, frame.view, frame, notes)
