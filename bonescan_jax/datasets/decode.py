@@ -57,7 +57,9 @@ def _decode_mask(
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, "written by prepare"
+    return pixels
 
 
 def _decode_pixels(record: Record, rows: int | None = None) -> np.ndarray:

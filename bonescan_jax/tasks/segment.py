@@ -150,7 +150,7 @@ def split_counts(predictions: Predictions) -> np.ndarray:
 
 
 def _scored(batch: ScanBatch) -> list[int]:
-    """Which views of a batch are scored: not what fills it up, nor the missing view of a patient."""
+    """Which views of a batch are scored: not what fills it up, nor missing ones."""
     return [n for n, record in enumerate(batch.records) if not record.get("missing")]
 
 
