@@ -8,7 +8,8 @@ Scans are NM DICOM, grey PNG (8 or 16 bit) or JPEG files, anywhere below. Beside
 
 NAME is the file's name without suffix; of a DICOM file with both views, with -anterior or
 -posterior after it. patients.csv, with the columns file, patient, view and maybe label (0 normal,
-1 abnormal), says whose scan it is. Without it the DICOM header does, or a name such as 12-anterior.png.
+1 abnormal), says whose scan it is. Without it the DICOM header does, or a name such as
+12-anterior.png.
 """
 
 import csv

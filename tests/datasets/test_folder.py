@@ -1,11 +1,12 @@
 """Own scans as a data set: counts as they are, missing views never scored, and the whole way."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from bonescan_jax.__main__ import main
+from bonescan_jax.cli.main import main
 from bonescan_jax.datasets.bs80k import prepare
 from bonescan_jax.datasets.decode import decode
 from bonescan_jax.datasets.folder import Folder, open_folder_split
@@ -80,10 +81,10 @@ def test_a_missing_view_is_no_example_alone(single_views, small_config, views, e
 
 
 @pytest.mark.parametrize("views", ["each", "both"])
-def test_own_scans_go_the_whole_way(tmp_path, capsys, views):
+def test_own_scans_go_the_whole_way(tmp_path, capfd, monkeypatch, views):
     """Prepare, a training step, evaluate and report; a missing view is no row."""
     write_dicom_folder(tmp_path / "scans", 6)
-    (tmp_path / "scans/case1/1.dcm").unlink()  # its other view, or both, are missing
+    min((tmp_path / "scans").glob("*/2.dcm")).unlink()  # one view of a patient is missing
     (tmp_path / "config.py").write_text(
         "from bonescan_jax.config import default_config\n"
         "def get_config():\n"
@@ -98,11 +99,13 @@ def test_own_scans_go_the_whole_way(tmp_path, capsys, views):
     )
 
     def run(verb, *arguments):
-        assert main([verb, *arguments]) == 0
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
+        monkeypatch.setattr(sys, "argv", ["bonescan", verb, *arguments])
+        main()  # leaves with SystemExit where it fails
+        return json.loads(capfd.readouterr().out.splitlines()[-1])
 
     config, workdir = f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"
     prepared = run("prepare", config, f"--source={tmp_path / 'scans'}")
+    assert prepared["views_missing"] == 1
     run("train", config, workdir)
     scores = run("evaluate", workdir, "--split=all")
     assert scores["num_images"] == prepared["views"]
