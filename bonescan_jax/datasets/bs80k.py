@@ -33,6 +33,7 @@ from bonescan_jax.scans.bs80k import (
     is_bs80k,
     open_bs80k,
 )
+from bonescan_jax.scans.export import has_export_sum, sum_doubt
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
 from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
@@ -83,7 +84,8 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self._on_scan = on_scan  # called with the number of scans written
         self._num_written = 0
-        self.doubts: list[Finding] = []  # about grey values unwrapped while writing
+        self._doubts: list[Finding] = []  # about grey values unwrapped while writing
+        self._sums: list[tuple[str, float]] = []  # of the grey values of whole-body views
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
@@ -178,10 +180,28 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
 
     def _written(self, image: str, overflow: Overflow) -> None:
         """Keeps account of an image whose record was made."""
-        self.doubts += [
+        self._doubts += [
             Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
         ]
+        if overflow.scan_doubt:
+            self._doubts.append(Finding(NOTED, "no bone scan", f"{image}: {overflow.scan_doubt}."))
+        if overflow.whole_sum is not None:
+            self._sums.append((image, overflow.whole_sum))
         self._count()
+
+    def doubts(self) -> list[Finding]:
+        """What is in doubt about the images whose records were made.
+
+        The sum of grey says something only where it is a constant of the export.
+        """
+        doubts = list(self._doubts)
+        if has_export_sum([grey_sum for _, grey_sum in self._sums]):
+            doubts += [
+                Finding(NOTED, "sum of grey", f"{image}: {doubt}.")
+                for image, grey_sum in self._sums
+                if (doubt := sum_doubt(grey_sum))
+            ]
+        return doubts
 
     def _count(self) -> None:
         """Tells that one more record was made."""
@@ -334,7 +354,7 @@ def _write_data_set(
             writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
-            findings = [*source.findings, *writer.doubts]
+            findings = [*source.findings, *writer.doubts()]
             written = folder / path.name
             shards = describe_shards(written / str(builder.VERSION))
             (written / SETTINGS_FILE).write_text(
