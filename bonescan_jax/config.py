@@ -33,7 +33,8 @@ def default_config() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
     data = ml_collections.ConfigDict()
     data.dir = "data"  # folder that `bonescan prepare` wrote
-    data.name = "bs80k"  # data set in it: bs80k or phantom, or regions: images without boxes
+    # Data set in it: bs80k, phantom or folder (own scans), or regions: images without boxes.
+    data.name = "bs80k"
     data.regions = ()  # of the data set regions, such as ("chestR", "head"); () is all of them
     # What makes one example: an anterior or a posterior view, each of them, or both views of a
     # patient side by side, so that the network sees a hot spot from in front and from behind.
@@ -184,7 +185,7 @@ def resolve_steps(train: ml_collections.ConfigDict, name: str, examples_per_epoc
 _CHOICES = {
     "data.views": ("anterior", "posterior", "each", "both"),
     "data.mask": ("box", "ellipse", "otsu"),
-    "data.name": ("bs80k", "phantom", "regions"),
+    "data.name": ("bs80k", "phantom", "regions", "folder"),
     "model.name": ("unetpp", "unet"),
     "train.on_nonfinite": ("stop", "skip"),
     "model.norm": ("none", "batch", "group", "instance"),

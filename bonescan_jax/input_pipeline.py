@@ -4,7 +4,7 @@ Because nothing else goes in, the position in the data is the step itself: a run
 the same samples in the same order on any number of hosts, devices and worker processes.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import grain
@@ -18,6 +18,7 @@ from bonescan_jax.cluster.mesh import DATA, local_rows, to_mesh
 from bonescan_jax.cluster.preemption import follow_parent
 from bonescan_jax.datasets.bs80k import open_split
 from bonescan_jax.datasets.decode import View
+from bonescan_jax.datasets.folder import open_folder_split
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.datasets.regions import open_region_split
 from bonescan_jax.errors import InputError
@@ -40,17 +41,24 @@ _NUMBERS = ("gain", "reference")  # of a view
 class ExampleRecords:
     """The records of a split, still encoded, in tuples: the views that make one example."""
 
-    def __init__(self, records: Sequence[Record], views: str) -> None:
-        self.records, self.examples = records, _EXAMPLES[views]
+    def __init__(
+        self, records: Sequence[Record], missing: Collection[int] = (), *, views: str
+    ) -> None:
+        """`missing` numbers the records of views that a patient has not: none is an example."""
+        # Records were written in the order (patient, anterior before posterior).
+        every = (
+            tuple(first + VIEWS.index(view) for view in example)
+            for first in range(0, len(records), len(VIEWS))
+            for example in _EXAMPLES[views]
+        )
+        self.records = records
+        self.places = [places for places in every if not set(places).issubset(missing)]
 
     def __len__(self) -> int:
-        return len(self.records) // len(VIEWS) * len(self.examples)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Record, ...]:
-        # Records were written in the order (patient, anterior before posterior).
-        patient, example = divmod(int(index), len(self.examples))
-        first = patient * len(VIEWS)
-        return tuple(self.records[first + VIEWS.index(view)] for view in self.examples[example])
+        return tuple(self.records[place] for place in self.places[int(index)])
 
 
 class SingleRecords:
@@ -81,8 +89,10 @@ def example_records(
         examples: ExampleRecords | SingleRecords = SingleRecords(
             open_region_split(*place, data.regions or REGIONS, views)
         )
+    elif data.name == "folder":
+        examples = ExampleRecords(*open_folder_split(*place), views=data.views)
     else:
-        examples = ExampleRecords(open_split(*place), data.views)
+        examples = ExampleRecords(open_split(*place), views=data.views)
     if not len(examples):
         raise InputError(f"{data.dir}: split {split!r} of {data.name} holds no scans")
     return examples
@@ -114,11 +124,18 @@ def stack_examples(examples: Iterable[Sequence[View]], count: int) -> dict[str, 
 def view_records(config: ml_collections.ConfigDict, split: str) -> Iterator[Record]:
     """The records of all views of a split, one after the other, in the order of `scan_batches`.
 
+    Without those that stand for the missing view of a patient.
+
     Raises:
         InputError: as `example_records`.
     """
     examples = example_records(config, split)
-    return (record for index in range(len(examples)) for record in examples[index])
+    return (
+        record
+        for index in range(len(examples))
+        for record in examples[index]
+        if not record.get("missing")
+    )
 
 
 def _abnormal(examples: ExampleRecords | SingleRecords) -> list[int]:

@@ -18,6 +18,7 @@ from bonescan_jax.scans import ABNORMAL, NORMAL
 from bonescan_jax.scans.annotations import parse_boxes
 from bonescan_jax.scans.bs80k import XML_FOLDERS
 from bonescan_jax.scans.dicom import DicomFrame, read_bytes
+from bonescan_jax.scans.export import has_export_sum, scan_doubt, sum_doubt
 from bonescan_jax.scans.files import FileView, ViewHeader, bs80k_folder, decode_image
 from bonescan_jax.scans.findings import SKIPPED, printable
 from bonescan_jax.scans.listing import ImageFile, image_stem, list_image_files
@@ -79,6 +80,7 @@ def inspect_files(sources: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
         for report in pool.map(inspect_file, files):
             reports.append(report)
             progress.advance()
+    reports = _with_sums(reports)
     _print_table(reports)
     scans = [scan for report in reports for scan in report.scans]
     problems = [report.problem for report in reports if report.problem]
@@ -94,6 +96,25 @@ def inspect_files(sources: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     if len(reports) == 1 and scans:
         result |= _describe(scans)
     return result, problems
+
+
+def _with_sums(reports: Sequence[FileReport]) -> list[FileReport]:
+    """Notes where the grey values of BS-80K's views do not add up to the export's constant."""
+
+    def grey_sum(scan: ScanRow) -> float | None:
+        whole = scan.layout == "BS-80K whole body" and scan.kind == "jpeg"
+        return scan.counts * scan.gain if whole else None
+
+    sums = [found for report in reports for scan in report.scans if (found := grey_sum(scan))]
+    if not has_export_sum(sums):
+        return list(reports)
+
+    def noted(scan: ScanRow) -> ScanRow:
+        found = grey_sum(scan)
+        doubt = sum_doubt(found) if found else None
+        return scan._replace(note="; ".join(filter(None, [scan.note, doubt])))
+
+    return [report._replace(scans=tuple(map(noted, report.scans))) for report in reports]
 
 
 def inspect_file(file: ImageFile) -> FileReport:
@@ -118,6 +139,8 @@ def _inspect_view(path: Path, view: FileView, views: Sequence[FileView]) -> Scan
         note = _compare_counts(views)
     elif region == "wholeBody":
         abnormal, normal, note = _count_boxes(path, view)
+        if view.kind == "jpeg":
+            note = "; ".join(filter(None, [note, scan_doubt(view.pixels)]))
     note = "; ".join(filter(None, [note, *view.notes]))
     crop = None if region is None else "BS-80K crop"
     return ScanRow(

@@ -91,7 +91,7 @@ def _validate_phantom(values: flags.FlagValues) -> dict[str, Any]:
 
 def _define_prepare(values: flags.FlagValues) -> None:
     config_flag(values)
-    string_flag(values, "source", None, "Folder or zip file laid out as BS-80K.")
+    string_flag(values, "source", None, "Folder or zip file of scans.")
     string_flag(values, "data_dir", None, "Where to put it; default: data.dir of the config.")
     integer_flag(
         values, "patients", 200, "To simulate, where data.name is phantom without source.", 3
@@ -108,10 +108,40 @@ def _define_prepare(values: flags.FlagValues) -> None:
         "Also use images of BS-80K known to be wrong or from another kind of study.",
         flag_values=values,
     )
+    _define_own_scans(values)
+
+
+def _define_own_scans(values: flags.FlagValues) -> None:
+    """Flags of prepare for data.name=folder."""
+    string_flag(
+        values,
+        "classes",
+        None,
+        "Of own scans: what the names in annotations mean, NAME:abnormal,NAME:normal …",
+    )
+    flags.DEFINE_enum(
+        "unannotated",
+        "skip",
+        ["skip", "empty"],
+        "Of own scans: one without annotation is left out, or holds no hot spots.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "unwrap", False, "Of own scans: 8-bit grey values wrapped past 255.", flag_values=values
+    )
+
+
+def _read_classes(text: str | None) -> dict[str, str]:
+    """NAME:abnormal,NAME:normal … to the class of each name."""
+    pairs = [pair.rpartition(":") for pair in (text or "").split(",") if pair.strip()]
+    if any(not name.strip() for name, _, _ in pairs):
+        raise InputError(f"--classes: found {text!r}, expected NAME:abnormal,NAME:normal …")
+    return {name.strip(): of_class.strip() for name, _, of_class in pairs}
 
 
 def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     from bonescan_jax.datasets.bs80k import BS80K, prepare
+    from bonescan_jax.datasets.folder import Folder
     from bonescan_jax.datasets.phantom import Phantom, prepare_phantom
     from bonescan_jax.datasets.regions import Regions
     from bonescan_jax.runs.progress import Progress
@@ -158,7 +188,15 @@ def _run_prepare(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
         require(values, "source")
         settings["strict"] = values.strict
         settings["keep_known_defects"] = values.keep_known_defects
-        builder = {"bs80k": BS80K, "phantom": Phantom, "regions": Regions}[data.name]
+        builder = {"bs80k": BS80K, "phantom": Phantom, "regions": Regions, "folder": Folder}[
+            data.name
+        ]
+        if data.name == "folder":
+            settings["options"] = {
+                "classes": _read_classes(values.classes),
+                "unannotated": values.unannotated,
+                "unwrap": values.unwrap,
+            }
         return prepare(Path(values.source), data_dir, builder=builder, **settings)
 
 
@@ -205,7 +243,9 @@ VERBS = {
     ),
     "prepare": Verb(
         "prepare --config=FILE [--source=ZIP|DIR] [--data_dir=DIR]",
-        "Checks scans laid out as BS-80K and writes them as ArrayRecord, split by patient.\n\n"
+        "Checks scans and writes them as ArrayRecord, split by patient.\n\n"
+        "They are laid out as BS-80K, or with --config.data.name=folder are NM DICOM, PNG or JPEG\n"
+        "beside VOC XML, COCO JSON or mask PNGs: README.md, Your own scans.\n"
         "What is wrong is repaired or skipped, and a table says what and why; --strict refuses\n"
         "it with a sentence each. The data set is written atomically.\n"
         "Without --source, a config of the phantom simulates --patients and keeps no files.",

@@ -19,6 +19,7 @@ from bonescan_jax.datasets.records import (
     OTHER_PLACE,
     SETTINGS_FILE,
     ChosenRecords,
+    Prepared,
     describe_shards,
     open_prepared,
     read_settings,
@@ -32,6 +33,7 @@ from bonescan_jax.scans.bs80k import (
     is_bs80k,
     open_bs80k,
 )
+from bonescan_jax.scans.export import has_export_sum, sum_doubt
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
 from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
@@ -82,7 +84,8 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self._on_scan = on_scan  # called with the number of scans written
         self._num_written = 0
-        self.doubts: list[Finding] = []  # about grey values unwrapped while writing
+        self._doubts: list[Finding] = []  # about grey values unwrapped while writing
+        self._sums: list[tuple[str, float]] = []  # of the grey values of whole-body views
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
@@ -177,9 +180,31 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
 
     def _written(self, image: str, overflow: Overflow) -> None:
         """Keeps account of an image whose record was made."""
-        self.doubts += [
+        self._doubts += [
             Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
         ]
+        if overflow.scan_doubt:
+            self._doubts.append(Finding(NOTED, "no bone scan", f"{image}: {overflow.scan_doubt}."))
+        if overflow.whole_sum is not None:
+            self._sums.append((image, overflow.whole_sum))
+        self._count()
+
+    def doubts(self) -> list[Finding]:
+        """What is in doubt about the images whose records were made.
+
+        The sum of grey says something only where it is a constant of the export.
+        """
+        doubts = list(self._doubts)
+        if has_export_sum([grey_sum for _, grey_sum in self._sums]):
+            doubts += [
+                Finding(NOTED, "sum of grey", f"{image}: {doubt}.")
+                for image, grey_sum in self._sums
+                if (doubt := sum_doubt(grey_sum))
+            ]
+        return doubts
+
+    def _count(self) -> None:
+        """Tells that one more record was made."""
         self._num_written += 1
         self._on_scan(self._num_written)
 
@@ -204,6 +229,7 @@ def prepare(
     on_scan: Callable[[int, int], None] | None = None,
     on_checked: Callable[[dict[str, int], Sequence[Finding]], None] | None = None,
     builder: type[BS80K] = BS80K,
+    options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns a folder or zip file into <data_dir>/<name>.
 
@@ -227,6 +253,7 @@ def prepare(
         on_scan: called after each scan with the number written and the number of all scans.
         on_checked: called before writing with what was read, as numbers, and all findings.
         builder: of the kind of data set.
+        options: what else its `open_source` takes, as JSON.
 
     Returns:
         name, path, already_prepared, the builder's `numbers`, the patients of each split, and for
@@ -236,7 +263,7 @@ def prepare(
         InputError: a source that cannot be used, a data set of that name made otherwise, or a
             place that cannot be written to.
     """
-    checked = builder.open_source(Path(source), strict=strict, on_file=on_file)
+    checked = builder.open_source(Path(source), strict=strict, on_file=on_file, **(options or {}))
     used = builder.leave_out(_note_duplicates(checked), keep_known_defects)
     numbers = builder.numbers(checked, used)
     if on_checked:
@@ -250,6 +277,7 @@ def prepare(
         "num_folds": num_folds,
         "keep_known_defects": keep_known_defects,
         "source_sha256": used.fingerprint,
+        **(options or {}),
     }
     path = Path(data_dir) / name
     already_prepared = os.path.exists(path)  # unlike Path.exists, says no where it may not look
@@ -279,8 +307,8 @@ def _note_duplicates(source: Any) -> Any:  # noqa: ANN401 - whatever source the 
         Finding(
             NOTED,
             "one person under several ids",
-            f"patients {', '.join(map(str, group))}: have an image in common, so one person, "
-            "kept in one split.",
+            f"patients {', '.join(map(str, group))}: have an image or an identifier in common, so "
+            "one person, kept in one split.",
         )
         for group in source.duplicates
     ]
@@ -326,7 +354,7 @@ def _write_data_set(
             writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
-            findings = [*source.findings, *writer.doubts]
+            findings = [*source.findings, *writer.doubts()]
             written = folder / path.name
             shards = describe_shards(written / str(builder.VERSION))
             (written / SETTINGS_FILE).write_text(
@@ -389,14 +417,18 @@ def open_split(data_dir: Path, name: str, split: str, fold: int = -1) -> ChosenR
     Arguments and errors are those of `bonescan_jax.datasets.records.open_prepared`.
     """
     prepared = open_prepared(data_dir, name, str(BS80K.VERSION), split, fold)
+    return ChosenRecords(prepared.records, places_of_views(prepared))
+
+
+def places_of_views(prepared: Prepared) -> list[tuple[int, int]]:
+    """Fixed split and record in it of the views of each patient, anterior before posterior."""
     place_of = {
         patient: (number, len(VIEWS) * position)
         for number, fixed in enumerate(SPLITS)
         for position, patient in enumerate(prepared.settings["splits"][fixed])
     }
-    places = [
+    return [
         (number, first + view)
         for number, first in (place_of[patient] for patient in prepared.patients)
         for view in range(len(VIEWS))
     ]
-    return ChosenRecords(prepared.records, places)

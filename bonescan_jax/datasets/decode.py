@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, WIDTH
+from bonescan_jax.scans.files import PNG_SIGNATURE
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.masks import NEED_IMAGE, boxes_to_mask
 
@@ -21,7 +23,7 @@ def decode(record: Record, mask_recipe: str, window: tuple[slice, slice] = WHOLE
     image = _decode_pixels(record, rows)
     return {
         "image": image[window],
-        "mask": boxes_to_mask(record["boxes"], (HEIGHT, WIDTH), mask_recipe, image, window),
+        "mask": _decode_mask(record, mask_recipe, image, window),
         "gain": np.float32(record["gain"]),
         "reference": np.float32(record["reference"]),
     }
@@ -43,12 +45,30 @@ def decode_labelled(record: Record, size: tuple[int, int]) -> View:
     }
 
 
+def _decode_mask(
+    record: Record, recipe: str, image: np.ndarray, window: tuple[slice, slice]
+) -> np.ndarray:
+    """The mask that somebody drew, or else the one that boxes make."""
+    if "mask" in record:  # of own scans
+        drawn = _decode_png(record["mask"])
+        if drawn.shape == (HEIGHT, WIDTH):
+            return drawn[window]
+    return boxes_to_mask(record["boxes"], (HEIGHT, WIDTH), recipe, image, window)
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, "written by prepare"
+    return pixels
+
+
 def _decode_pixels(record: Record, rows: int | None = None) -> np.ndarray:
     """Grey values, of the top rows only if their number is given.
 
-    They are uint8, or uint16 where some ran over 255 and are set right.
+    They are uint8, or uint16 where some ran over 255 and are set right, and where they are counts.
     """
-    image = decode_top(record["image"], rows)
+    data = record["image"]
+    image = _decode_png(data)[:rows] if data.startswith(PNG_SIGNATURE) else decode_top(data, rows)
     pixels, values = record["overflow"].T
     within = pixels < image.size
     if within.any():

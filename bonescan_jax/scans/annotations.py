@@ -1,10 +1,13 @@
-"""Parses BS-80K's annotations: image labels (<folder>.txt) and boxed hot spots (Pascal VOC XML).
+"""Parses annotations: image labels (BS-80K's <folder>.txt) and boxed hot spots (Pascal VOC, COCO).
 
-Both parsers return what they could make of the file and every defect in it.
+The parsers return what they could make of the file and every defect in it.
 """
 
+import json
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
@@ -46,8 +49,17 @@ def parse_labels(data: bytes) -> tuple[dict[int, bool], list[Defect]]:
     return labels, defects
 
 
-def parse_boxes(data: bytes) -> tuple[tuple[Box, ...] | None, list[Defect]]:
-    """Reads annotation/object/{name, bndbox/{xmin, ymin, xmax, ymax}} of a 256x1024 view.
+def parse_boxes(
+    data: bytes,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    labels: Mapping[str, int] = LABELS,
+) -> tuple[tuple[Box, ...] | None, list[Defect]]:
+    """Reads annotation/object/{name, bndbox/{xmin, ymin, xmax, ymax}} of a view.
+
+    Args:
+        data: the XML file.
+        size: height and width of the view in pixels.
+        labels: the class of each name of an object.
 
     Returns:
         The boxes, or None where the annotation is not known: XML that cannot be parsed, made for
@@ -58,9 +70,9 @@ def parse_boxes(data: bytes) -> tuple[tuple[Box, ...] | None, list[Defect]]:
     unusable = "annotation cannot be read"
     try:
         annotation = _parse_xml(data)
-        _check_annotation(annotation)
+        _check_annotation(annotation, size)
         hot_spots = [
-            _parse_hot_spot(number, hot_spot)
+            _parse_hot_spot(number, hot_spot, size, labels)
             for number, hot_spot in enumerate(annotation.findall("object"), 1)
         ]
     except ValueError as error:
@@ -103,20 +115,22 @@ def _parse_xml(data: bytes) -> Element:
         raise ValueError(f"is not well-formed XML ({reason}), expected Pascal VOC") from error
 
 
-def _check_annotation(annotation: Element) -> None:
+def _check_annotation(annotation: Element, size: tuple[int, int]) -> None:
     if annotation.tag != "annotation":
         raise ValueError(f"root is {_quote(annotation.tag)}, expected 'annotation'")
-    for side, expected in (("width", WIDTH), ("height", HEIGHT)):
+    for side, expected in (("width", size[1]), ("height", size[0])):
         found = annotation.findtext(f"size/{side}")
         if found is not None and found.strip() != str(expected):
             raise ValueError(f"size/{side} is {_quote(found)}, expected {expected}")
 
 
-def _parse_hot_spot(number: int, hot_spot: Element) -> tuple[Box | None, list[Defect]]:
+def _parse_hot_spot(
+    number: int, hot_spot: Element, size: tuple[int, int], labels: Mapping[str, int]
+) -> tuple[Box | None, list[Defect]]:
     """The box of an <object>; None where it holds no pixel of the image."""
     name = (hot_spot.findtext("name") or "").strip()
-    if name not in LABELS:
-        expected = " or ".join(LABELS)
+    if name not in labels:
+        expected = " or ".join(labels)
         raise ValueError(f"object {number}: name is {_quote(name)}, expected {expected}")
     written = [(hot_spot.findtext(f"bndbox/{side}") or "").strip() for side in _SIDES]
     if not all(re.fullmatch(r"[+-]?\d+(\.\d*)?", side, re.ASCII) for side in written):
@@ -125,29 +139,114 @@ def _parse_hot_spot(number: int, hot_spot: Element) -> tuple[Box | None, list[De
     sides = ", ".join(
         f"{side} {_shorten(text)}" for side, text in zip(_SIDES, written, strict=True)
     )
-    phrase = (
-        f"object {number}: bndbox is {sides}, expected whole numbers with "
-        f"0 <= xmin < xmax <= {WIDTH} and 0 <= ymin < ymax <= {HEIGHT}"
-    )
+    reasons = ["box in fractions of a pixel"] if any("." in side for side in written) else []
     xmin, ymin, xmax, ymax = map(float, written)
-    reasons = []
-    if any("." in side for side in written):
-        reasons.append("box in fractions of a pixel")
+    place = f"object {number}: bndbox is {sides}"
+    return _whole_box(place, (xmin, ymin, xmax, ymax), size, labels[name], reasons)
+
+
+def _whole_box(
+    place: str,
+    sides: tuple[float, float, float, float],
+    size: tuple[int, int],
+    label: int,
+    reasons: list[str],
+) -> tuple[Box | None, list[Defect]]:
+    """A box of whole pixels inside the image; None where it holds none of them.
+
+    Args:
+        place: where and what was found, for a sentence.
+        sides: xmin, ymin, xmax, ymax.
+        size: height and width of the image.
+        label: of the box.
+        reasons: of repairs that are known of already.
+    """
+    (height, width), (xmin, ymin, xmax, ymax) = size, sides
+    phrase = (
+        f"{place}, expected whole numbers with "
+        f"0 <= xmin < xmax <= {width} and 0 <= ymin < ymax <= {height}"
+    )
+    reasons = list(reasons)
     if xmin > xmax or ymin > ymax:
         reasons.append("box with sides in reversed order")
     (xmin, xmax), (ymin, ymax) = sorted((xmin, xmax)), sorted((ymin, ymax))
     box = Box(
-        math.floor(_clip(xmin, WIDTH)),
-        math.floor(_clip(ymin, HEIGHT)),
-        math.ceil(_clip(xmax, WIDTH)),
-        math.ceil(_clip(ymax, HEIGHT)),
-        LABELS[name],
+        math.floor(_clip(xmin, width)),
+        math.floor(_clip(ymin, height)),
+        math.ceil(_clip(xmax, width)),
+        math.ceil(_clip(ymax, height)),
+        label,
     )
     if box.xmin == box.xmax or box.ymin == box.ymax:
         return None, [Defect(SKIPPED, "box without a pixel of the image", phrase)]
-    if xmin < 0 or ymin < 0 or xmax > WIDTH or ymax > HEIGHT:
+    if xmin < 0 or ymin < 0 or xmax > width or ymax > height:
         reasons.append("box partly outside of the image")
     return box, [Defect(REPAIRED, reason, phrase) for reason in reasons]
+
+
+class CocoImage:
+    """The boxes that a COCO file has for one image; parsed when the image's size is known."""
+
+    def __init__(self, size: tuple[Any, Any], boxes: list[tuple[str, int, list[Any]]]) -> None:
+        self._size = size  # height and width as the file has them, None where it has not
+        self._boxes = boxes  # where it stands, label, [x, y, width, height]
+
+    def boxes(self, size: tuple[int, int]) -> tuple[tuple[Box, ...] | None, list[Defect]]:
+        """What `parse_boxes` returns, of an image of this height and width."""
+        found: list[tuple[Box | None, list[Defect]]] = []
+        for side, declared, expected in zip(("height", "width"), self._size, size, strict=True):
+            if declared is not None and declared != expected:
+                phrase = f"{side} in the COCO file is {declared}, expected {expected}"
+                return None, [Defect(SKIPPED, "annotation cannot be read", phrase)]
+        for place, label, (x, y, width, height) in self._boxes:
+            # Fractions are usual in COCO: the box grows to whole pixels.
+            found.append(_whole_box(place, (x, y, x + width, y + height), size, label, []))
+        return tuple(box for box, _ in found if box), [each for _, some in found for each in some]
+
+
+def parse_coco(data: bytes, labels: Mapping[str, int]) -> dict[str, CocoImage]:
+    """Reads images, categories and annotations (bbox) of COCO JSON; polygons are not used.
+
+    Args:
+        data: the file.
+        labels: the class of each name of a category.
+
+    Returns:
+        What is annotated on each image, by its file_name.
+
+    Raises:
+        ValueError: what is wrong with the file, to be written after its name. Nothing of such a
+            file can be trusted, as what cannot be read may belong to any image.
+    """
+    try:
+        content = json.loads(data)
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        images = {image["id"]: image for image in content["images"]}
+        boxes: dict[Any, list[tuple[str, int, list[Any]]]] = {number: [] for number in images}
+        for annotation in content["annotations"]:
+            number, name = annotation["id"], names[annotation["category_id"]]
+            if name not in labels:
+                raise ValueError(f"category is {_quote(str(name))}, expected {' or '.join(labels)}")
+            box = annotation["bbox"]
+            if len(box) != 4 or not all(
+                isinstance(side, int | float) and math.isfinite(side) for side in box
+            ):
+                raise ValueError(f"annotation {number}: bbox is no four numbers, expected them")
+            place = f"annotation {number}: bbox is {_shorten(str(box))}"
+            boxes[annotation["image_id"]].append((place, labels[name], box))
+        return {
+            str(image["file_name"]): CocoImage(
+                (image.get("height"), image.get("width")), boxes[number]
+            )
+            for number, image in images.items()
+        }
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = _shorten(f"{type(error).__name__} {error}")
+        raise ValueError(
+            f"is no COCO file ({reason}), expected images, categories and annotations"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError("cannot be read as JSON, expected a COCO file") from error
 
 
 def _clip(value: float, limit: int) -> float:

@@ -101,6 +101,7 @@ class DicomFrame(NamedTuple):
     # Equal for the frames of one file, acquisition, study: hashes with a key of this process, so
     # that nobody can find the identifier that gives them.
     groups: tuple[str | None, str | None, str | None]
+    person: str | None = None  # such a hash of PatientID
 
 
 class ViewPair(NamedTuple):
@@ -292,6 +293,7 @@ def _frames(dataset: pydicom.Dataset, pixels: np.ndarray) -> list[DicomFrame]:
             counts_accumulated=None if counts is None else int(counts),
             notes=notes if view else (_UNKNOWN_VIEW, *notes),
             groups=groups,
+            person=_hash(dataset.get("PatientID")),
         )
         for view, window, frame in zip(
             frame_views(dataset, detectors), windows, pixels, strict=True

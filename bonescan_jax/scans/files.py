@@ -26,7 +26,7 @@ from bonescan_jax.scans.listing import ImageFile, image_stem
 from bonescan_jax.scans.regions import FOLDERS as REGION_FOLDERS
 from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # BS-80K's folders: region and view.
 _BS80K_FOLDERS = {folder: ("wholeBody", view) for view, folder in FOLDERS.items()} | {
     folder: (region, view) for folder, (region, view) in REGION_FOLDERS.items() if region != "whole"
@@ -81,12 +81,12 @@ def read_image_file(path: Path) -> list[FileView]:
 def decode_image(data: bytes, path: Path) -> list[FileView]:
     """`read_image_file` of a file's bytes; its path is for its name, its folder and errors."""
     try:
-        if data.startswith(_PNG_SIGNATURE):
+        if data.startswith(PNG_SIGNATURE):
             return [_grey_view(path, "png", decode_png(data), read_orientation(data))]
         if data.startswith(b"\xff\xd8"):
             header = read_jpeg_header(data)
             orientation = read_orientation(data)
-            _check_size(header.height, header.width, orientation)
+            check_size(header.height, header.width, orientation)
             return [_grey_view(path, "jpeg", decode_jpeg(data), orientation)]
         if is_dicom(data):
             return list(_dicom_views(data, path))
@@ -102,7 +102,7 @@ def read_view_headers(file: ImageFile) -> list[ViewHeader]:
         InputError: as `read_image_file`, as far as can be told without the pixels.
     """
     path = file.path
-    if file.head(len(_PNG_SIGNATURE)).startswith((_PNG_SIGNATURE, b"\xff\xd8")):
+    if file.head(len(PNG_SIGNATURE)).startswith((PNG_SIGNATURE, b"\xff\xd8")):
         _, view = bs80k_folder(path) or (None, None)
         return [ViewHeader(file, 0, _view_name(path, view), view, None)]
     data = file.read()
@@ -111,7 +111,7 @@ def read_view_headers(file: ImageFile) -> list[ViewHeader]:
     frames = read_headers(data, path)
     try:
         for frame in frames:
-            _check_size(*frame.pixels.shape)
+            check_size(*frame.pixels.shape)
     except ValueError as error:
         raise _error(path, str(error)) from error
     names = _frame_names(path, frames)
@@ -130,8 +130,12 @@ def bs80k_folder(path: Path) -> tuple[str, str] | None:
     return _BS80K_FOLDERS.get(parent.name) or _BS80K_FOLDERS.get(parent.resolve().name)
 
 
-def decode_png(data: bytes) -> np.ndarray:
+def decode_png(data: bytes, largest: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
     """Decodes a grey PNG that has a scan's size, once it is turned as its Exif header says.
+
+    Args:
+        data: the file.
+        largest: height and width that are allowed.
 
     Returns:
         (H, W) uint8 or uint16, as stored.
@@ -146,7 +150,7 @@ def decode_png(data: bytes) -> np.ndarray:
     if bits not in (b"\x08", b"\x10"):
         raise ValueError(f"has {int.from_bytes(bits, 'big')} bits per pixel, expected 8 or 16")
     height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    _check_size(height, width, read_orientation(data))
+    check_size(height, width, read_orientation(data), largest)
     _check_png_chunks(data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
@@ -156,7 +160,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
 def _check_png_chunks(data: bytes) -> None:
     """Walks length, type, content, CRC of each chunk: OpenCV would say it on standard error."""
-    position = len(_PNG_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         content = data[position + 4 : position + 8 + length]
@@ -169,19 +173,24 @@ def _check_png_chunks(data: bytes) -> None:
     raise ValueError("is truncated or damaged, expected a whole PNG")
 
 
-def _check_size(height: int, width: int, orientation: int = 1) -> None:
-    """Refuses what does not fit before it is decoded."""
+def check_size(
+    height: int, width: int, orientation: int = 1, largest: tuple[int, int] = (HEIGHT, WIDTH)
+) -> None:
+    """Refuses what does not fit before it is decoded.
+
+    Raises:
+        ValueError: what is wrong, to be written after the file's name.
+    """
     if orientation >= 5:  # on its side
         height, width = width, height
-    if not (1 <= height <= HEIGHT and 1 <= width <= WIDTH):
-        raise ValueError(
-            f"size is {height}x{width}, expected {HEIGHT}x{WIDTH} (height x width) or less"
-        )
+    if not (1 <= height <= largest[0] and 1 <= width <= largest[1]):
+        expected = "x".join(map(str, largest))
+        raise ValueError(f"size is {height}x{width}, expected {expected} (height x width) or less")
 
 
 def _grey_view(path: Path, kind: str, grey: np.ndarray, orientation: int) -> FileView:
     """The view of an image; 8-bit grey values have wrapped as BS-80K's, 16-bit ones have not."""
-    _check_air(grey)
+    check_air(grey)
     grey = turn(grey, orientation)
     notes: tuple[str, ...] = ()
     if orientation != 1:
@@ -199,10 +208,13 @@ def _grey_view(path: Path, kind: str, grey: np.ndarray, orientation: int) -> Fil
     return FileView(name, view, *_centre(scan.values), kind, scan.gain, overflowed, None, notes)
 
 
-def _check_air(pixels: np.ndarray) -> None:
+def check_air(pixels: np.ndarray) -> None:
     """Refuses (H, W) pixels whose border, which is air, is as bright as anything in them.
 
     A crop's border may be body, which is darker than bone; of black on white it is the brightest.
+
+    Raises:
+        ValueError: what is wrong, to be written after the file's name.
     """
     border = float(np.median(np.concatenate([pixels[[0, -1]].ravel(), pixels[:, [0, -1]].ravel()])))
     if 0.9 * np.percentile(pixels, 99) < border and pixels.min() < 0.75 * border:
@@ -212,8 +224,8 @@ def _check_air(pixels: np.ndarray) -> None:
 def _dicom_views(data: bytes, path: Path) -> Iterator[FileView]:
     frames = decode_dicom(data, path)
     for name, frame in zip(_frame_names(path, frames), frames, strict=True):
-        _check_size(*frame.pixels.shape)
-        _check_air(frame.pixels)
+        check_size(*frame.pixels.shape)
+        check_air(frame.pixels)
         centred = _centre(frame.pixels)
         yield FileView(name, frame.view, *centred, "dicom", 1.0, 0, frame, frame.notes)
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from bonescan_jax.cluster.cores import usable_cores
+from bonescan_jax.scans import HEIGHT, WIDTH
+from bonescan_jax.scans.export import scan_doubt
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.unwrap import unwrap_grey, unwrapping_doubts
 
@@ -29,6 +31,8 @@ class Overflow(NamedTuple):
     reference: float  # brightness of bone, in grey values
     values: np.ndarray  # (N, 2) int32: flat index of a pixel, its grey value unwrapped
     doubts: tuple[str, ...] = ()  # phrases about what may still be wrong
+    whole_sum: float | None = None  # of the grey values of a whole-body view, unwrapped
+    scan_doubt: str | None = None  # why a whole-body view is no bone scan
 
     def fields(self) -> dict[str, Any]:
         """The fields of a record."""
@@ -50,7 +54,11 @@ def find_overflow(image: bytes) -> Overflow:
     pixels = np.flatnonzero(found.values != grey)
     values = np.stack([pixels, found.values.ravel()[pixels]], axis=1).astype(np.int32)
     doubts = unwrapping_doubts(found)
-    return Overflow(float(found.gain), float(found.reference), values, doubts)
+    overflow = Overflow(float(found.gain), float(found.reference), values, doubts)
+    if grey.shape != (HEIGHT, WIDTH):
+        return overflow
+    whole_sum = float(found.values.sum(dtype=np.float64))
+    return overflow._replace(whole_sum=whole_sum, scan_doubt=scan_doubt(found.values))
 
 
 def start_workers(num_scans: int, num_processes: int | None = None) -> Executor:

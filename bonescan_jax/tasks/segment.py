@@ -143,10 +143,15 @@ def validation_scores(
 def split_counts(predictions: Predictions) -> np.ndarray:
     """(predictors, images, classes - 1, 3) overlap counts of every scan of a split."""
     overlaps = (
-        (len(batch.records), overlap_counts(probabilities, batch.arrays["mask"]))
+        (_scored(batch), overlap_counts(probabilities, batch.arrays["mask"]))
         for batch, probabilities in predictions
     )
-    return np.concatenate([to_host(found)[:, :real] for real, found in one_ahead(overlaps)], 1)
+    return np.concatenate([to_host(found)[:, real] for real, found in one_ahead(overlaps)], 1)
+
+
+def _scored(batch: ScanBatch) -> list[int]:
+    """Which views of a batch are scored: not what fills it up, nor missing ones."""
+    return [n for n, record in enumerate(batch.records) if not record.get("missing")]
 
 
 @jax.jit
@@ -222,6 +227,8 @@ def scored_rows(
         found = np.concatenate([to_host(each) for each in counts])
         views = zip(batch.records, views_of(to_host(selected)), _host_views(batch), strict=False)
         for number, (record, scan, view) in enumerate(views):
+            if record.get("missing"):
+                continue
             pixels = {name: found[i, number].tolist() for i, name in enumerate(names)}
             detected = threshold_overlap_counts(
                 (view["image"] / view["reference"])[None], view["mask"][None], thresholds
