@@ -22,7 +22,7 @@ import numpy as np
 
 from bonescan_jax.cluster.mesh import make_mesh
 from bonescan_jax.errors import InputError
-from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_average
+from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_weights
 from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.train_step import TrainState, make_initial_state
 
@@ -112,7 +112,7 @@ def _outcome(
 def _restored(workdir: Path, abstract: TrainState) -> list[np.ndarray]:
     """All arrays that a run would go on from, then those that `evaluate` would score."""
     state, _ = Checkpoints(workdir, 1, look_for_saved(workdir)).restore(abstract)
-    average, _ = restore_average(workdir, abstract.average, "newest")
+    average, _ = restore_weights(workdir, abstract.average, "newest")
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state, average))]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from bonescan_jax.errors import RunError
 from bonescan_jax.runs import manifest
-from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_average
+from bonescan_jax.runs.checkpoint import Checkpoints, look_for_saved, restore_weights
 from bonescan_jax.train_step import TrainState
 from tests.faults.corrupt import corrupt
 
@@ -102,7 +102,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
     again.restore(abstract())
     assert again.validations == {3: {"score": 0.7}, 6: {"score": 0.3}}
     for which, step in (("newest", 6), ("best", 3)):
-        average, found = restore_average(tmp_path, abstract().average, which)
+        average, found = restore_weights(tmp_path, abstract().average, which)
         assert found == step
         jax.tree.map(np.testing.assert_array_equal, average, state_at(step).average)
 
@@ -153,11 +153,11 @@ def test_restoring_runs_no_code_from_the_files(tmp_path: Path):
 import sys
 from pathlib import Path
 from tests.runs.test_checkpoint import abstract, opened
-from bonescan_jax.runs.checkpoint import restore_average
+from bonescan_jax.runs.checkpoint import restore_weights
 events = []
 sys.addaudithook(lambda event, arguments: events.append(event))
 opened(Path({str(tmp_path)!r}), 1).restore(abstract())
-restore_average(Path({str(tmp_path)!r}), abstract().average, "newest")
+restore_weights(Path({str(tmp_path)!r}), abstract().average, "newest")
 assert "open" in events
 assert not {{"pickle.find_class", "os.system", "subprocess.Popen", "os.exec"}} & set(events)
 """
