@@ -246,7 +246,7 @@ def _ribs(body: _Builder) -> None:
         body.add_pair(
             f"rib{number}",
             (points, volume),
-            (1.65 if number < 5 else 1.3)
+            (1.45 if number < 5 else 1.25)
             + 0.35 * np.exp(-(((along - 1) / 0.05) ** 2))
             + 1.0 * np.exp(-((along / 0.06) ** 2)),
         )

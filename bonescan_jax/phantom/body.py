@@ -415,9 +415,9 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     if not child and ill < 0.016:
         spots += diffuse(rng, bones, weight)
         superscan = len(spots) / 14
-    if ill < (0.05 if child else 0.36):
+    if ill < (0.05 if child else 0.38):
         spots += malignant(rng, bones, weight)
-    quiet = child or rng.random() < 0.24  # healthy joints: BS-80K has views without a hot spot
+    quiet = child or rng.random() < 0.25  # healthy joints: BS-80K has views without a hot spot
     spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
     if not quiet and rng.random() < 0.34:
         spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
