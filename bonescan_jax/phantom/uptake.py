@@ -87,7 +87,8 @@ def label_of(kind: str, rule: str) -> int:
 
 def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     """Return a factor per point: regions and bones differ, and no bone is even inside."""
-    factor = np.exp(rng.normal(0, 0.06, len(bones.names)))
+    facial = np.array([name.startswith(("face", "mandible")) for name in bones.names])
+    factor = np.exp(rng.normal(0, np.where(facial, 0.3, 0.06)))
     for stem, times in _CALIBRATION.items():
         factor[[name.startswith(stem) for name in bones.names]] *= times
     for group in _GROUPS:
