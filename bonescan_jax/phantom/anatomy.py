@@ -117,54 +117,29 @@ def _skull(body: _Builder) -> None:
 
 
 def _face(body: _Builder) -> None:
-    """Nose, orbits, cheekbones and both rows of teeth: islands with gaps between them."""
+    """Nose, orbits, cheekbones and both rows of teeth: islands with gaps between them.
+
+    Each is a bone of its own, so that faces differ.
+    """
     for side in (-1, 1):
         orbit = np.linspace(0, 2 * np.pi, 13)[:, None]
         ring = (side * 31, 118, 168) + np.c_[19 * np.cos(orbit), 15 * np.sin(orbit), 0 * orbit]
-        body.add("face", tube(ring, 3.2), 1.2)
-        body.add(
-            "face",
-            tube([(side * 4, 108, 182), (side * 9, 132, 180), (side * 17, 156, 172)], (5, 5, 5)),
-            1.9,
-        )  # side wall of the nose
-        body.add(
-            "face",
-            tube([(side * 34, 146, 160), (side * 52, 136, 146), (side * 64, 132, 100)], (5, 5, 3)),
-            0.8,
-        )  # cheekbone
-        body.add("face", ellipsoid((side * 44, 140, 154), (6, 7, 7)), 1.3)
-        body.add("face", tube([(side * 26, 142, 164), (side * 24, 160, 160)], 4.0), 1.2)
-    body.add("face", ellipsoid((0, 140, 154), (26, 24, 24)), 0.8)  # sinuses, pterygoids
-    body.add("face", ellipsoid((0, 112, 180), (10, 8, 10)), 1.9)  # root of the nose
-    body.add(
-        "face",
-        tube(
-            [(-27, 160, 140), (-21, 165, 164), (0, 167, 178), (21, 165, 164), (27, 160, 140)], 5.0
-        ),
-        2.1,
-    )  # upper teeth
-    body.add(
-        "mandible",
-        tube(
-            [(-25, 181, 138), (-20, 185, 160), (0, 188, 176), (20, 185, 160), (25, 181, 138)], 4.0
-        ),
-        1.6,
-    )  # lower teeth
+        body.add("faceOrbits", tube(ring, 3.2), 1.2)
+        nose = [(side * 4, 108, 182), (side * 9, 132, 180), (side * 17, 156, 172)]
+        body.add("faceNose", tube(nose, 5.0), 1.9)
+        cheek = [(side * 34, 146, 160), (side * 52, 136, 146), (side * 64, 132, 100)]
+        body.add("faceCheeks", tube(cheek, (5, 5, 3)), 0.8)
+        body.add("faceCheeks", ellipsoid((side * 44, 140, 154), (6, 7, 7)), 1.3)
+        body.add("faceTeeth", tube([(side * 26, 142, 164), (side * 24, 160, 160)], 4.0), 1.2)
+    body.add("faceSinuses", ellipsoid((0, 140, 154), (26, 24, 24)), 0.8)
+    body.add("faceNose", ellipsoid((0, 112, 180), (10, 8, 10)), 1.9)
+    upper = [(-27, 160, 140), (-21, 165, 164), (0, 167, 178), (21, 165, 164), (27, 160, 140)]
+    body.add("faceTeeth", tube(upper, 5.0), 2.1)
+    lower = [(-25, 181, 138), (-20, 185, 160), (0, 188, 176), (20, 185, 160), (25, 181, 138)]
+    body.add("mandibleTeeth", tube(lower, 4.0), 1.6)
+    jaw = ((51, 138, 92), (46, 165, 102), (33, 190, 132), (18, 204, 160), (0, 207, 172))
     for side in (-1, 1):
-        body.add(
-            "mandible",
-            tube(
-                [
-                    (side * 51, 138, 92),
-                    (side * 46, 165, 102),
-                    (side * 33, 190, 132),
-                    (side * 18, 204, 160),
-                    (0, 207, 172),
-                ],
-                (6, 6, 6, 6, 6),
-            ),
-            1.3,
-        )
+        body.add("mandible", tube([(side * x, y, z) for x, y, z in jaw], 6.0), 1.3)
 
 
 def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
@@ -246,7 +221,7 @@ def _ribs(body: _Builder) -> None:
         body.add_pair(
             f"rib{number}",
             (points, volume),
-            (1.65 if number < 5 else 1.3)
+            (1.45 if number < 5 else 1.25)
             + 0.35 * np.exp(-(((along - 1) / 0.05) ** 2))
             + 1.0 * np.exp(-((along / 0.06) ** 2)),
         )

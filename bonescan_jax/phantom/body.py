@@ -393,6 +393,30 @@ def _lungs(pose: _Pose, top: float) -> np.ndarray:
     return (along * across * np.where(x > 0, 0.75, 1.0)).astype(np.float32)  # the heart lies left
 
 
+def _draw_foci(
+    rng: np.random.Generator,
+    bones: Skeleton,
+    weight: np.ndarray,
+    child: bool,
+    quiet: bool,
+    rule: str,
+) -> tuple[list[HotSpot], float]:
+    """Draw the patient's hot spots within bones; how often is BS-80K's (docs/phantom.md).
+
+    Returns:
+      Hot spots, and the share of the skeleton that is diseased marrow.
+    """
+    ill = rng.random()
+    spots = diffuse(rng, bones, weight) if not child and ill < 0.016 else []
+    superscan = len(spots) / 14
+    if ill < (0.05 if child else 0.38):
+        spots += malignant(rng, bones, weight)
+    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
+    if not quiet and rng.random() < 0.34:
+        spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
+    return spots, superscan
+
+
 def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     """Draw one patient.
 
@@ -409,18 +433,8 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     weight = bones.weight * bone_uptake(rng, bones)
     if child:
         weight = weight * growth_plates(bones)
-    spots: list[HotSpot] = []
-    ill = rng.random()
-    superscan = 0.0
-    if not child and ill < 0.016:
-        spots += diffuse(rng, bones, weight)
-        superscan = len(spots) / 14
-    if ill < (0.05 if child else 0.36):
-        spots += malignant(rng, bones, weight)
-    quiet = child or rng.random() < 0.24  # healthy joints: BS-80K has views without a hot spot
-    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
-    if not quiet and rng.random() < 0.34:
-        spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
+    quiet = child or rng.random() < 0.25  # healthy joints: BS-80K has views without a hot spot
+    spots, superscan = _draw_foci(rng, bones, weight, child, quiet, rule)
     posed, activity = [points], [weight]
     start = len(points)
     for organ in organs(rng, quiet):
@@ -432,9 +446,8 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
         if organ.kind == "kidney":
             excess *= np.float32(1 - 0.9 * superscan)
         spots.append(HotSpot(organ.kind, NORMAL, organ.kind, index, excess))
-    height = stature / pixel
     top = rng.normal(22, 11) if rng.random() > 0.05 else rng.uniform(40, 110)
-    top = float(np.clip(top, 10, max(10, HEIGHT - 60 - height)))
+    top = float(np.clip(top, 10, max(10, HEIGHT - 60 - stature / pixel)))
     cloud = _to_pixels(np.concatenate(posed), pose, top)
     obese = rng.uniform(0.3, 1.1) if rng.random() < 0.06 else 0.0
     girth = float(np.clip(np.exp(rng.normal(0, 0.09)), 0.85, 1.3)) * (1 + 0.6 * obese)
@@ -442,7 +455,6 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     gap = 25 + rng.gamma(1.5, 12.0) + 60 * obese
     # BS-80K: rows from 8, columns 8 to 239 of either view.
     field = (8, int(min(HEIGHT, cloud[:, 1].max() + rng.uniform(5, 50))), 8, 240)
-    lungs = _lungs(pose, top)
     tissue = 0.0205 * float(np.exp(rng.normal(0, 0.25)))  # ±40 % from patient to patient
     tissue *= 1 + 1.3 * obese  # little bone for the tracer that is given by weight
     tissue *= 1 - 0.6 * superscan  # the bones have taken the tracer
@@ -452,7 +464,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
         tuple(spots),
         thickness,
         middle,
-        lungs,
+        _lungs(pose, top),
         tissue * _brainless(pose, top) * _viscera(pose, top),
         field,
         stature,

@@ -22,12 +22,10 @@ LOW_COUNTS, LOW_SHARE = (0.1e6, 0.26e6), 0.04  # scans cut short, or late after 
 # BS-80K's export brings every view to one sum of grey values: of 24 real views it is within a
 # percent or two of this, while their gains run from 1.05 to 3.65.
 BRIGHTNESS, BRIGHTNESS_SPREAD = 1.022e6, 0.006
-# What is below this share of the brightest pixel, or of 255 if that is less, becomes 0: of real
-# views those with a gain up to 2.3 have no pixels of one count, those from 2.8 on do, and number
-# 586, whose bladder has 980 grey values, has none below ten.
-FLOOR = 0.01
-
-
+# Pixels whose grey value would be less become 0: one hundredth of 255. Of real views those with a
+# gain up to 2.3 have no pixels of one count, and those from 2.8 on do. (Number 586, whose bladder
+# has 980 grey values, has none below ten: more was taken away there.)
+FLOOR = 2.55
 BEHIND = 1.2  # BS-80K's readers box less from behind: so much more has to stand out there
 
 
@@ -37,7 +35,7 @@ class PhantomView:
 
     view: str  # "anterior" | "posterior"
     counts: np.ndarray  # (1024, 256) uint16 Poisson counts
-    grey: np.ndarray  # (1024, 256) uint8, as `to_grey` makes it
+    grey: np.ndarray  # (1024, 256) uint8, as `exported` and `to_grey` make it
     mask: np.ndarray  # (1024, 256) uint8 class of each pixel: visible hot-spot pixels, else 0
     boxes: tuple[Box, ...]
     gain: float
@@ -97,22 +95,22 @@ def simulate_view(
     field = (top, bottom, left, right)
     mask, boxes = annotate(merge_foci(seen), expected, field, reader)
     gain = brightness / max(1.0, float(noisy.sum()))
-    return PhantomView(view, noisy, to_grey(noisy, gain), mask, boxes, gain, field, body.pixel)
+    grey = to_grey(exported(noisy, gain), gain)
+    return PhantomView(view, noisy, grey, mask, boxes, gain, field, body.pixel)
 
 
 def exported(counts: np.ndarray, gain: float) -> np.ndarray:
     """Return the counts (H, W) that the export keeps: the dimmest pixels are 0; see `FLOOR`."""
-    kept = gain * counts >= FLOOR * max(255.0, gain * float(counts.max()))
-    return np.where(kept, counts, 0)
+    return np.where(gain * counts >= FLOOR, counts, 0)
 
 
 def to_grey(counts: np.ndarray, gain: float) -> np.ndarray:
     """Return grey values (uint8) as BS-80K's are: min(255, round(gain × (counts mod 256))).
 
     The published formula, round(gain × counts) mod 256, makes no rings of exactly 255, as real
-    scans have them; see `bonescan_jax.scans.unwrap`. What `exported` leaves out is 0.
+    scans have them; see `bonescan_jax.scans.unwrap`.
     """
-    wrapped = (exported(counts, gain) % 256).astype(np.float64)
+    wrapped = (counts % 256).astype(np.float64)
     return np.minimum(np.rint(gain * wrapped), 255).astype(np.uint8)
 
 
@@ -141,7 +139,7 @@ def simulate_patient(seed: int, patient: int, rule: str = "bs80k") -> PhantomPat
     reader = Reader(float(np.exp(rng.normal(0, 0.3))), bool(rng.random() < 0.85))
     views = []
     for view in VIEWS:
-        total = float(np.clip(counts * rng.normal(1, 0.03), COUNTS[0] * 1.02, COUNTS[1] * 0.97))
+        total = float(np.clip(counts * rng.normal(1, 0.03), COUNTS[0] * 1.02, COUNTS[1] * 0.95))
         brightness = BRIGHTNESS * float(np.exp(rng.normal(0, BRIGHTNESS_SPREAD)))
         views.append(simulate_view(body, view, total, rng, brightness, reader))
         reader = reader._replace(strictness=BEHIND * reader.strictness)

@@ -50,7 +50,7 @@ _SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot"
 # those of BS-80K's whole-body views (docs/phantom.md).
 _CALIBRATION = {
     "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
-    "rib": 0.8, "sternum": 0.75, "manubrium": 0.95, "clavicle": 0.68, "scapula": 0.63,
+    "rib": 0.78, "sternum": 0.75, "manubrium": 0.8, "clavicle": 0.68, "scapula": 0.63,
     "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.44, "femur": 0.79, "foot": 0.45,
     "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
 }  # fmt: skip
@@ -87,7 +87,8 @@ def label_of(kind: str, rule: str) -> int:
 
 def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     """Return a factor per point: regions and bones differ, and no bone is even inside."""
-    factor = np.exp(rng.normal(0, 0.06, len(bones.names)))
+    facial = np.array([name.startswith(("face", "mandible")) for name in bones.names])
+    factor = np.exp(rng.normal(0, np.where(facial, 0.3, 0.06)))
     for stem, times in _CALIBRATION.items():
         factor[[name.startswith(stem) for name in bones.names]] *= times
     for group in _GROUPS:
