@@ -155,7 +155,7 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     arch = {"C": 1.6, "T": 1.3, "L": 1.9}[kind] * uptake  # lamina, facets and processes
     disc, layers = sunflower(40), np.linspace(-0.5, 0.5, 7)
     xz = disc[None] * (wide, deep) * (0.92 + 0.08 * (2 * layers[:, None, None]) ** 2)
-    tall = height * {"C": 0.80, "T": 0.82, "L": 0.74}[kind]
+    tall = height * {"C": 0.80, "T": 0.80, "L": 0.70}[kind]
     points = np.stack(
         [xz[..., 0], np.broadcast_to(y + layers[:, None] * tall, xz.shape[:2]), z + xz[..., 1]], -1
     )
