@@ -159,7 +159,7 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     points = np.stack(
         [xz[..., 0], np.broadcast_to(y + layers[:, None] * tall, xz.shape[:2]), z + xz[..., 1]], -1
     )
-    ends = np.where(np.abs(layers) > 0.45, 1.9, 0.7)[:, None]
+    ends = np.where(np.abs(layers) > 0.45, 2.2, 0.6)[:, None]
     rim = np.where(np.linalg.norm(disc, axis=1) > 0.75, 1.3, 0.8)
     weight = np.pi * wide * deep * tall / 280 * ends * rim
     body.add(name, (points.reshape(-1, 3), weight.ravel()), uptake)

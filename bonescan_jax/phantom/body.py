@@ -409,9 +409,9 @@ def _draw_foci(
     ill = rng.random()
     spots = diffuse(rng, bones, weight) if not child and ill < 0.012 else []
     superscan = len(spots) / 14
-    if ill < (0.05 if child else 0.38):
+    if ill < (0.05 if child else 0.4):
         spots += malignant(rng, bones, weight)
-    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.9))
+    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.6))
     if not quiet and rng.random() < 0.34:
         spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
     return spots, superscan
@@ -433,7 +433,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     weight = bones.weight * bone_uptake(rng, bones)
     if child:
         weight = weight * growth_plates(bones)
-    quiet = child or rng.random() < 0.27  # healthy joints: BS-80K has views without a hot spot
+    quiet = child or rng.random() < 0.29  # healthy joints: BS-80K has views without a hot spot
     spots, superscan = _draw_foci(rng, bones, weight, child, quiet, rule)
     posed, activity = [points], [weight]
     start = len(points)

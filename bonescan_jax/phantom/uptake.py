@@ -51,7 +51,7 @@ _SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot"
 _CALIBRATION = {
     "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
     "rib": 0.78, "sternum": 0.75, "manubrium": 0.8, "clavicle": 0.68, "scapula": 0.63,
-    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.44, "femur": 0.79, "foot": 0.45,
+    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.42, "femur": 0.82, "foot": 0.45,
     "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
 }  # fmt: skip
 
