@@ -5,7 +5,8 @@ z up from the table on which the patient lies on the back. A point's weight is t
 stands for (mm³) times the uptake relative to soft tissue water (SUV-like), so that a projection of
 the points is an activity integral along the line of sight. Lengths follow the proportions of five
 BS-80K patients and textbook anatomy; uptakes start from published SUVs (ribs 0.85–1.2, spine and
-pelvis 2.9–3.65, …) and were then tuned to the region means of the NEMA WG04 sample NM1.
+pelvis 2.9–3.65, …) and were then tuned, here
+and in `uptake`, to what BS-80K's whole-body views show.
 """
 
 from dataclasses import dataclass, field
@@ -155,11 +156,11 @@ def _vertebra(body: _Builder, name: str, y: float, height: float) -> None:
     arch = {"C": 1.6, "T": 1.3, "L": 1.9}[kind] * uptake  # lamina, facets and processes
     disc, layers = sunflower(40), np.linspace(-0.5, 0.5, 7)
     xz = disc[None] * (wide, deep) * (0.92 + 0.08 * (2 * layers[:, None, None]) ** 2)
-    tall = height * {"C": 0.80, "T": 0.82, "L": 0.74}[kind]
+    tall = height * {"C": 0.80, "T": 0.80, "L": 0.70}[kind]
     points = np.stack(
         [xz[..., 0], np.broadcast_to(y + layers[:, None] * tall, xz.shape[:2]), z + xz[..., 1]], -1
     )
-    ends = np.where(np.abs(layers) > 0.45, 1.9, 0.7)[:, None]
+    ends = np.where(np.abs(layers) > 0.45, 2.2, 0.6)[:, None]
     rim = np.where(np.linalg.norm(disc, axis=1) > 0.75, 1.3, 0.8)
     weight = np.pi * wide * deep * tall / 280 * ends * rim
     body.add(name, (points.reshape(-1, 3), weight.ravel()), uptake)

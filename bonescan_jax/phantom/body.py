@@ -407,11 +407,11 @@ def _draw_foci(
       Hot spots, and the share of the skeleton that is diseased marrow.
     """
     ill = rng.random()
-    spots = diffuse(rng, bones, weight) if not child and ill < 0.016 else []
+    spots = diffuse(rng, bones, weight) if not child and ill < 0.012 else []
     superscan = len(spots) / 14
-    if ill < (0.05 if child else 0.38):
+    if ill < (0.05 if child else 0.4):
         spots += malignant(rng, bones, weight)
-    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.7))
+    spots += joints(rng, bones, weight, 0.3 if quiet else rng.gamma(1.3, 4.6))
     if not quiet and rng.random() < 0.34:
         spots += benign(rng, bones, weight, rng.gamma(1.5, 1.9), rule)
     return spots, superscan
@@ -433,7 +433,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     weight = bones.weight * bone_uptake(rng, bones)
     if child:
         weight = weight * growth_plates(bones)
-    quiet = child or rng.random() < 0.25  # healthy joints: BS-80K has views without a hot spot
+    quiet = child or rng.random() < 0.29  # healthy joints: BS-80K has views without a hot spot
     spots, superscan = _draw_foci(rng, bones, weight, child, quiet, rule)
     posed, activity = [points], [weight]
     start = len(points)
@@ -449,7 +449,7 @@ def draw_body(rng: np.random.Generator, rule: str = "bs80k") -> Body:
     top = rng.normal(22, 11) if rng.random() > 0.05 else rng.uniform(40, 110)
     top = float(np.clip(top, 10, max(10, HEIGHT - 60 - stature / pixel)))
     cloud = _to_pixels(np.concatenate(posed), pose, top)
-    obese = rng.uniform(0.3, 1.1) if rng.random() < 0.06 else 0.0
+    obese = rng.uniform(0.3, 1.25) if rng.random() < 0.07 else 0.0
     girth = float(np.clip(np.exp(rng.normal(0, 0.09)), 0.85, 1.3)) * (1 + 0.6 * obese)
     thickness, middle = _soft_tissue(pose, top, girth, np.exp(rng.normal(0, 0.05, 3)))
     gap = 25 + rng.gamma(1.5, 12.0) + 60 * obese

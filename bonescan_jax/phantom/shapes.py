@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
-SPACING = 2.3  # mm between points; a pixel is 2.26 mm and the blur at least 5 mm
+SPACING = 2.3  # mm between points; pixels are 2.1 to 2.4 mm and the blur at least 5 mm
 
 
 def turn(

@@ -51,7 +51,7 @@ _SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot"
 _CALIBRATION = {
     "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
     "rib": 0.78, "sternum": 0.75, "manubrium": 0.8, "clavicle": 0.68, "scapula": 0.63,
-    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.44, "femur": 0.79, "foot": 0.45,
+    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.42, "femur": 0.82, "foot": 0.45,
     "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
 }  # fmt: skip
 
@@ -163,7 +163,7 @@ def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> 
             pool = index[len(index) // 2 :]  # half, as BS-80K boxes more from the front
         centre = bones.points[pool[rng.integers(len(pool))]]
         # Small and round, or large and irregular: BS-80K's boxes spread far beyond their median.
-        blobs = int(rng.geometric(0.35) if rng.random() < 0.4 else rng.integers(10, 80))
+        blobs = int(rng.geometric(0.35) if rng.random() < 0.5 else rng.integers(10, 80))
         if blobs > 5:  # has grown into its neighbours
             index = bones.indices(*_MALIGNANT[region][1])
         # Mostly near the upper end: the median box is 20 × 23 mm.
@@ -294,7 +294,7 @@ def _urine(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     )
     centre = (rng.normal(0, 5), 886 - 16 * fill if full else 884, 122.0)
     points, volume = ellipsoid(centre, np.array((27, 21 if full else 9, 25)) * fill)
-    usual = np.log(2.6 if full else 1.3)
+    usual = np.log(2.6 if full else 0.8 if quiet else 1.3)
     uptake = float(np.clip(np.exp(rng.normal(usual, 1.0 if full else 0.6)), 0.3, 50))  # SUV to 50
     found = [Organ("bladder", "trunk", None, points, volume * uptake)]
     if rng.random() < (0.08 if quiet else 0.35):
