@@ -33,11 +33,11 @@ def test_all_devices_are_taken_by_default(small_config: ml_collections.ConfigDic
     ],
 )
 def test_what_does_not_fit_is_named(
-    small_config: ml_collections.ConfigDict, changes: dict[str, int], message: str
+    two_level_config: ml_collections.ConfigDict, changes: dict[str, int], message: str
 ):
-    small_config.update_from_flattened_dict(changes)
+    two_level_config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=message):
-        make_mesh(small_config)
+        make_mesh(two_level_config)
 
 
 def test_a_batch_lies_where_it_should(small_config: ml_collections.ConfigDict):

@@ -346,7 +346,7 @@ def test_tensorflow_is_never_imported(layout, tmp_path):
 
 
 def test_phantoms_go_the_same_way(tmp_path, monkeypatch):
-    def write(out, num_patients, seed, num_processes, on_patient):
+    def write(out, num_patients, seed, num_processes, on_patient, rule):
         write_layout(out, tuple(range(1, num_patients + 1)))
 
     monkeypatch.setattr(phantom, "write_bs80k", write)
