@@ -15,8 +15,8 @@ from bonescan_jax.scans.duplicates import image_digest
 from bonescan_jax.scans.findings import IGNORED, NOTED, SKIPPED, Report, printable
 from bonescan_jax.scans.folder_patients import (
     TABLE,
-    PatientKey,
     Line,
+    PatientKey,
     Patients,
     Table,
     number_patients,
