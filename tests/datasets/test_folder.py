@@ -1,5 +1,6 @@
 """Own scans as a data set: counts as they are, missing views never scored, and the whole way."""
 
+import itertools
 import json
 import sys
 
@@ -14,6 +15,7 @@ from bonescan_jax.datasets.records import ALL, data_fingerprint
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.scans import VIEWS
+from tests.hot_spots import hot_body, stretch, wrap_after_gain
 from tests.layout import zip_layout
 from tests.own_scans import counts, mask, write_dicom_folder, write_png
 
@@ -54,6 +56,23 @@ def test_a_zip_file_gives_the_same_records_and_another_choice_is_another_data_se
     prepare(zipped, tmp_path / "c", **SETTINGS, options={"unwrap": False})
     with pytest.raises(InputError, match="was prepared with unwrap False, expected True"):
         prepare(zipped, tmp_path / "c", **SETTINGS, options={"unwrap": True})
+
+
+def test_a_record_of_wrapped_values_is_decoded_unwrapped_where_it_was_asked_for(tmp_path):
+    truth = stretch(hot_body(400, 6), 2.0)
+    for patient, view in itertools.product(range(1, 4), VIEWS):
+        grey = wrap_after_gain(hot_body(400, 6), 2.0)
+        grey[0, patient] = 1  # one pixel of air, so that they are several people
+        write_png(tmp_path / f"scans/{patient}-{view}.png", grey)
+    hot, right = truth > 255, {}
+    for unwrap in (True, False):
+        options = {"unannotated": "empty", "unwrap": unwrap}
+        prepare(tmp_path / "scans", tmp_path / str(unwrap), **SETTINGS, options=options)
+        records, _ = open_folder_split(tmp_path / str(unwrap), "folder", ALL)
+        view = decode(records[0], "ellipse", (slice(384, 640), slice(64, 192)))
+        right[unwrap] = (np.abs(view["image"].astype(int) - truth)[hot] <= 4).mean()
+    assert right[True] > 0.95
+    assert right[False] == 0
 
 
 @pytest.fixture
