@@ -70,23 +70,14 @@ def write_dicom_folder(root: Path, patients: int) -> dict[tuple[int, str], np.nd
 
 
 def write_views(
-    root: Path,
-    patients: int = 3,
-    suffix: str = "png",
-    height: int = HEIGHT,
-    width: int = WIDTH,
+    root: Path, patients: int = 3, height: int = HEIGHT, width: int = WIDTH
 ) -> dict[tuple[int, str], np.ndarray]:
-    """PNGs or JPEGs named by patient and view; returns what they hold."""
+    """PNGs of counts named by patient and view; returns what they hold."""
     rng, written = np.random.default_rng(0), {}
     for patient in range(1, patients + 1):
         for view in VIEWS:
             written[patient, view] = counts(rng, height, width)
-            if suffix == "png":
-                write_png(root / f"{patient}-{view}.png", written[patient, view])
-            else:
-                grey = np.minimum(written[patient, view], 255).astype(np.uint8)
-                jpeg = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
-                (root / f"{patient}-{view}.jpg").write_bytes(jpeg.tobytes())
+            write_png(root / f"{patient}-{view}.png", written[patient, view])
     return written
 
 

@@ -124,7 +124,7 @@ class Annotations:
 
 
 def read_mask(view: View, name: str) -> np.ndarray:
-    """Reads the mask of a view again, as the record holds it: (1024, 256) uint8 class numbers.
+    """Reads the mask of a view again, cut as the record holds it: (1024, 256) class numbers.
 
     Raises:
         ValueError: it cannot be read any more, to be written after the file's name.
