@@ -124,12 +124,13 @@ class Annotations:
 
 
 def read_mask(view: View, name: str) -> np.ndarray:
-    """Reads the mask of a view again, cut as the record holds it: (1024, 256) class numbers.
+    """Reads the mask of a view again, cut as the record holds it: (1024, 256) uint8.
 
     Raises:
         ValueError: it cannot be read any more, to be written after the file's name.
     """
-    return cut_window(decode_png(view.file.source.read(name, _MAX_MASK), LARGEST), view.corner)
+    whole = decode_png(view.file.source.read(name, _MAX_MASK), LARGEST).astype(np.uint8)
+    return cut_window(whole, view.corner)
 
 
 def _decode_mask(data: bytes, size: tuple[int, int]) -> np.ndarray:

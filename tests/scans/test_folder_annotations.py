@@ -1,5 +1,6 @@
 """Own scans: boxes and masks, and what a scan without any is."""
 
+import numpy as np
 import pytest
 
 from bonescan_jax.errors import InputError
@@ -9,6 +10,7 @@ from tests.layout import voc
 from tests.own_scans import (
     coco,
     count_reasons,
+    decoded,
     mask,
     write_png,
     write_views,
@@ -51,3 +53,11 @@ def test_two_annotations_of_a_scan_are_refused(tmp_path):
     source = open_folder(tmp_path, unannotated="empty")
     assert source.patients == (2, 3)
     assert count_reasons(source)["skipped"] == {"several annotations": 1}
+
+
+def test_a_mask_drawn_with_16_bits_is_stored_with_8(tmp_path):
+    for patient, view in write_views(tmp_path):
+        write_png(tmp_path / f"{patient}-{view}_mask.png", mask().astype(np.uint16))
+    stored = decoded(open_folder(tmp_path).read(1, "anterior").mask)
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, mask())
