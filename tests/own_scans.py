@@ -1,5 +1,7 @@
 """Writes small folders of somebody's own scans, for tests."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,8 @@ import numpy as np
 from bonescan_jax.phantom.dicom import make_datasets
 from bonescan_jax.phantom.patient import PhantomView
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
+from bonescan_jax.scans.findings import count_findings
+from bonescan_jax.scans.folder import FolderSource
 
 # Rows and columns of the two hot spots of every view, and their classes.
 HOT_SPOTS = ((300, 120, ABNORMAL), (500, 100, NORMAL))
@@ -63,3 +67,39 @@ def write_dicom_folder(root: Path, patients: int) -> dict[tuple[int, str], np.nd
             for name in names:
                 write_png(folder / "masks" / f"{name}.png", mask())
     return truth
+
+
+def write_views(
+    root: Path, patients: int = 3, height: int = HEIGHT, width: int = WIDTH
+) -> dict[tuple[int, str], np.ndarray]:
+    """PNGs of counts named by patient and view; returns what they hold."""
+    rng, written = np.random.default_rng(0), {}
+    for patient in range(1, patients + 1):
+        for view in VIEWS:
+            written[patient, view] = counts(rng, height, width)
+            write_png(root / f"{patient}-{view}.png", written[patient, view])
+    return written
+
+
+def coco(names: Sequence[str], category: str = "Abnormal", **image: int) -> str:
+    """COCO JSON with one box, 8 pixels wide and 4 high, on each image."""
+    return json.dumps(
+        {
+            "categories": [{"id": 7, "name": category}],
+            "images": [{"id": n, "file_name": name, **image} for n, name in enumerate(names)],
+            "annotations": [
+                {"id": n, "image_id": n, "category_id": 7, "bbox": [100, 300.5, 8, 4]}
+                for n in range(len(names))
+            ],
+        }
+    )
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """The pixels of an encoded image."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def count_reasons(source: FolderSource) -> dict[str, dict[str, int]]:
+    """The findings about a source by outcome and reason."""
+    return count_findings(source.findings)

@@ -1,20 +1,17 @@
-"""BS-80K as a TFDS data set in ArrayRecord, one record per view: writing and reading.
-
-No TensorFlow: TFDS does without it if images are the encoded bytes they came as.
-"""
+"""BS-80K as a TFDS data set in ArrayRecord, one record per view; `prepare` for all data sets."""
 
 import dataclasses
 import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder, SourceT
 from bonescan_jax.datasets.records import (
     OTHER_PLACE,
     SETTINGS_FILE,
@@ -33,25 +30,14 @@ from bonescan_jax.scans.bs80k import (
     is_bs80k,
     open_bs80k,
 )
-from bonescan_jax.scans.export import has_export_sum, sum_doubt
 from bonescan_jax.scans.findings import EXCLUDED, NOTED, Finding, count_findings, printable
-from bonescan_jax.scans.overflow import Overflow, find_overflows, start_workers
+from bonescan_jax.scans.overflow import find_overflows, start_workers
 from bonescan_jax.scans.splits import SPLITS, fold_splits, folds, split_patients
 from bonescan_jax.scans.writing import complete_folder
 
 
-class LocalInfo(tfds.core.DatasetInfo):
-    """Does not ask Google's storage for a data set of this name, nor leave a folder in /tmp."""
-
-    def initialize_from_bucket(self) -> None:
-        """Does nothing."""
-
-
-class BS80K(tfds.core.GeneratorBasedBuilder):
-    """Writes a checked source; `prepare` is the way to call it.
-
-    Builders of other kinds of source override what differs.
-    """
+class BS80K(ScanBuilder[BS80KSource]):
+    """Writes a checked source of `bonescan_jax.scans.bs80k`, one record a view."""
 
     VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES: ClassVar = {
@@ -67,26 +53,6 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
       doi = {10.1016/j.compbiomed.2022.106221}
     }"""
     name = "bs80k"
-
-    def __init__(
-        self,
-        *,
-        data_dir: Path,
-        name: str,
-        source: BS80KSource,
-        splits: dict[str, tuple[int, ...]],
-        workers: Executor,
-        on_scan: Callable[[int], None],
-    ) -> None:
-        self.name = name  # of the folder; TFDS takes it from the class otherwise
-        self._source = source
-        self._splits = splits
-        self._workers = workers
-        self._on_scan = on_scan  # called with the number of scans written
-        self._num_written = 0
-        self._doubts: list[Finding] = []  # about grey values unwrapped while writing
-        self._sums: list[tuple[str, float]] = []  # of the grey values of whole-body views
-        super().__init__(data_dir=data_dir, file_format="array_record")
 
     open_source = staticmethod(open_bs80k)
 
@@ -106,15 +72,15 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
         }
 
     @staticmethod
-    def leave_out(source: BS80KSource, keep: bool) -> BS80KSource:
+    def leave_out(source: BS80KSource, keep: bool) -> tuple[BS80KSource, list[Finding]]:
         """Leaves out patients who are not part of the study, unless all are to be kept.
 
         Their numbers mean nothing in other scans than BS-80K's own.
         """
         if not is_bs80k(source.duplicates):
-            return source
+            return source, []
         present = set(source.patients)
-        findings = list(source.findings)
+        findings = []
         for outcome, group in (
             (NOTED if keep else EXCLUDED, KNOWN_FOREIGN),
             (NOTED, KNOWN_UNUSUAL),
@@ -124,15 +90,7 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
                     sentence = f"patient {patient}: {known.reason}."
                     findings.append(Finding(outcome, known.reason, sentence))
                     present -= {patient} if outcome == EXCLUDED else set()
-        return dataclasses.replace(
-            source, patients=tuple(sorted(present)), findings=tuple(findings)
-        )
-
-    @staticmethod
-    def index(source: BS80KSource, splits: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-        """The index stored beside the records, apart from the patients of each split."""
-        del source, splits
-        return {}
+        return dataclasses.replace(source, patients=tuple(sorted(present))), findings
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -155,12 +113,6 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # records keep the order of patient and view
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # nothing is downloaded
-        return {
-            split: self._generate_examples(patients) for split, patients in self._splits.items()
-        }
-
     def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         scans = (scan for patient in patients for scan in self._source.read_patient(patient))
         images = ((scan, scan.image) for scan in scans)
@@ -178,41 +130,6 @@ class BS80K(tfds.core.GeneratorBasedBuilder):
             )
             self._written(f"patient {scan.patient}, {scan.view}", overflow)
 
-    def _written(self, image: str, overflow: Overflow) -> None:
-        """Keeps account of an image whose record was made."""
-        self._doubts += [
-            Finding(NOTED, "overflow in doubt", f"{image}: {doubt}.") for doubt in overflow.doubts
-        ]
-        if overflow.scan_doubt:
-            self._doubts.append(Finding(NOTED, "no bone scan", f"{image}: {overflow.scan_doubt}."))
-        if overflow.whole_sum is not None:
-            self._sums.append((image, overflow.whole_sum))
-        self._count()
-
-    def doubts(self) -> list[Finding]:
-        """What is in doubt about the images whose records were made.
-
-        The sum of grey says something only where it is a constant of the export.
-        """
-        doubts = list(self._doubts)
-        if has_export_sum([grey_sum for _, grey_sum in self._sums]):
-            doubts += [
-                Finding(NOTED, "sum of grey", f"{image}: {doubt}.")
-                for image, grey_sum in self._sums
-                if (doubt := sum_doubt(grey_sum))
-            ]
-        return doubts
-
-    def _count(self) -> None:
-        """Tells that one more record was made."""
-        self._num_written += 1
-        self._on_scan(self._num_written)
-
-    # TFDS prints these to standard output, which belongs to the result of the command.
-    def _log_download_bytes(self) -> None: ...
-
-    def _log_download_done(self) -> None: ...
-
 
 def prepare(
     source: Path,
@@ -228,7 +145,7 @@ def prepare(
     on_file: Callable[[int, int], None] | None = None,
     on_scan: Callable[[int, int], None] | None = None,
     on_checked: Callable[[dict[str, int], Sequence[Finding]], None] | None = None,
-    builder: type[BS80K] = BS80K,
+    builder: type[ScanBuilder[Any]] = BS80K,
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns a folder or zip file into <data_dir>/<name>.
@@ -264,11 +181,12 @@ def prepare(
             place that cannot be written to.
     """
     checked = builder.open_source(Path(source), strict=strict, on_file=on_file, **(options or {}))
-    used = builder.leave_out(_note_duplicates(checked), keep_known_defects)
+    duplicates = checked.duplicates
+    used, about_left_out = builder.leave_out(checked, keep_known_defects)
+    findings = [*checked.findings, *_note_duplicates(duplicates), *about_left_out]
     numbers = builder.numbers(checked, used)
     if on_checked:
-        on_checked(numbers, used.findings)
-    duplicates = checked.duplicates
+        on_checked(numbers, findings)
     splits = split_patients(used.patients, split_seed, split_fractions, duplicates=duplicates)
     settings = {
         "version": str(builder.VERSION),
@@ -290,7 +208,9 @@ def prepare(
             "folds": _stored_folds(used.patients, settings, duplicates),
             **builder.index(used, splits),
         }
-        findings = _write_data_set(builder, path, used, settings | details, num_processes, on_scan)
+        findings += _write_data_set(
+            builder, path, used, settings | details, findings, num_processes, on_scan
+        )
     return {
         "name": name,
         "path": str(path),
@@ -301,18 +221,17 @@ def prepare(
     }
 
 
-def _note_duplicates(source: Any) -> Any:  # noqa: ANN401 - whatever source the builder reads
-    """Says which of its patients are one person."""
-    noted = [
+def _note_duplicates(duplicates: Sequence[Sequence[int]]) -> list[Finding]:
+    """Says which patients are one person."""
+    return [
         Finding(
             NOTED,
             "one person under several ids",
             f"patients {', '.join(map(str, group))}: have an image or an identifier in common, so "
             "one person, kept in one split.",
         )
-        for group in source.duplicates
+        for group in duplicates
     ]
-    return dataclasses.replace(source, findings=(*source.findings, *noted))
 
 
 def _stored_folds(
@@ -331,14 +250,19 @@ def _stored_folds(
 
 
 def _write_data_set(
-    builder: type[BS80K],
+    builder: type[ScanBuilder[SourceT]],
     path: Path,
-    source: BS80KSource,
+    source: SourceT,
     settings: dict[str, Any],
+    findings: Sequence[Finding],
     num_processes: int | None,
     on_scan: Callable[[int, int], None] | None,
 ) -> list[Finding]:
-    """Writes records and settings to their place, complete or not at all; returns all findings."""
+    """Writes records and settings to their place, complete or not at all.
+
+    Returns:
+        What is in doubt about images that were written.
+    """
     total = builder.num_images(source)
     try:
         with complete_folder(path) as folder, start_workers(total, num_processes) as workers:
@@ -354,11 +278,11 @@ def _write_data_set(
             writer.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
-            findings = [*source.findings, *writer.doubts()]
+            doubts = writer.doubts()
             written = folder / path.name
             shards = describe_shards(written / str(builder.VERSION))
             (written / SETTINGS_FILE).write_text(
-                json.dumps(settings | shards | {"findings": findings})
+                json.dumps(settings | shards | {"findings": [*findings, *doubts]})
             )
     except (OSError, RuntimeError) as error:  # the latter: ArrayRecord's, such as for a full disk
         reason = getattr(error, "strerror", None) or str(error)
@@ -366,7 +290,7 @@ def _write_data_set(
             f"{printable(str(path))}: the data set cannot be written ({printable(reason)}), "
             f"expected a folder that may be made and room for {len(source.patients)} patients."
         ) from error
-    return findings
+    return doubts
 
 
 def _read_prepared(

@@ -13,14 +13,18 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bonescan_jax.datasets.bs80k import BS80K, LocalInfo, places_of_views
+from bonescan_jax.datasets.bs80k import places_of_views
+from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder
 from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.folder import FolderSource, open_folder
 
 
-class Folder(BS80K):
-    """Writes a checked source of `bonescan_jax.scans.folder`; `prepare` is the way to call it."""
+class Folder(ScanBuilder[FolderSource]):
+    """Writes a checked source of `bonescan_jax.scans.folder`, two records a patient.
+
+    Nothing is left out of it: nothing is known of it but what its files say.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Counts of 16 bits, masks, views that are missing."}
@@ -45,12 +49,6 @@ class Folder(BS80K):
             "views": cls.num_images(used) - len(used.missing),
             "views_missing": len(used.missing),
         }
-
-    @staticmethod
-    def leave_out(source: FolderSource, keep: bool) -> FolderSource:
-        """All of the source: nothing is known of it but what its files say."""
-        del keep
-        return source
 
     @staticmethod
     def index(source: FolderSource, splits: dict[str, tuple[int, ...]]) -> dict[str, Any]:

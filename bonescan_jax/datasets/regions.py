@@ -5,12 +5,13 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bonescan_jax.datasets.bs80k import BS80K, LocalInfo
+from bonescan_jax.datasets.bs80k import BS80K
+from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder
 from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
@@ -24,11 +25,14 @@ from bonescan_jax.scans.splits import SPLITS
 _COPIED = "the same image in two folders, so one of the labels is of another one"
 
 
-class Regions(BS80K):
+class Regions(ScanBuilder[RegionSource]):
     """Writes a checked source of `bonescan_jax.scans.regions`, one record an image."""
 
     DESCRIPTION = "Bone scan images of body regions (BS-80K) or whole bodies (LIBS-160K), labelled."
-
+    # Most of these images are of BS-80K, and the format has changed with that of its views.
+    VERSION = BS80K.VERSION
+    RELEASE_NOTES: ClassVar = BS80K.RELEASE_NOTES
+    CITATION = BS80K.CITATION
     name = "regions"
 
     open_source = staticmethod(open_regions)
@@ -38,8 +42,8 @@ class Regions(BS80K):
         """How many records the source makes."""
         return len(source.crops)
 
-    @staticmethod
-    def numbers(checked: RegionSource, used: RegionSource) -> dict[str, int]:
+    @classmethod
+    def numbers(cls, checked: RegionSource, used: RegionSource) -> dict[str, int]:
         """What was found and what of it is used, for the result of `prepare`."""
         return {
             "images_found": checked.num_found,
@@ -50,10 +54,10 @@ class Regions(BS80K):
         }
 
     @staticmethod
-    def leave_out(source: RegionSource, keep: bool) -> RegionSource:
+    def leave_out(source: RegionSource, keep: bool) -> tuple[RegionSource, list[Finding]]:
         """Without the images that cannot be right, unless all are to be kept."""
         outcome, crops = NOTED if keep else EXCLUDED, []
-        findings = list(source.findings)
+        findings = []
         known = KNOWN_FOREIGN if is_bs80k(source.duplicates) else ()
         foreign = {patient: defect.reason for defect in known for patient in defect.patients}
         times = Counter((crop.patient, crop.digest) for crop in source.crops if crop.digest)
@@ -65,7 +69,7 @@ class Regions(BS80K):
                 findings.append(Finding(outcome, reason, f"{crop.path}: {reason}."))
             if keep or not reason:
                 crops.append(crop)
-        return dataclasses.replace(source, crops=tuple(crops), findings=tuple(findings))
+        return dataclasses.replace(source, crops=tuple(crops)), findings
 
     @staticmethod
     def index(source: RegionSource, splits: dict[str, tuple[int, ...]]) -> dict[str, Any]:

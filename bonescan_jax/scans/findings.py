@@ -1,5 +1,6 @@
 """Defects found in a source of scans and what was done about them, one sentence each."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -31,6 +32,27 @@ class Finding(NamedTuple):
     outcome: str  # one of OUTCOMES
     reason: str  # what it is counted as
     sentence: str  # file, field, found, expected
+
+
+class Report:
+    """Collects what the checks of a source find, and what its files hold."""
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self.findings = list(findings)
+        self._digests: list[str] = []
+
+    def add(self, outcome: str, reason: str, path: str, phrase: str) -> None:
+        """Adds a finding about a file, the phrase being what its sentence says after its name."""
+        self.findings.append(Finding(outcome, reason, f"{printable(path)}: {phrase}."))
+
+    def count_file(self, path: str, sha256: str) -> None:
+        """Takes a file into the fingerprint: its path in the source, and "" if it is of no use."""
+        self._digests.append(f"{path} {sha256}")
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over all files that were counted, in whatever order."""
+        return hashlib.sha256("\n".join(sorted(self._digests)).encode()).hexdigest()
 
 
 def count_findings(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Own scans as a data set: counts as they are, missing views never scored, and the whole way."""
 
+import itertools
 import json
 import sys
 
@@ -14,6 +15,7 @@ from bonescan_jax.datasets.records import ALL, data_fingerprint
 from bonescan_jax.errors import InputError
 from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.scans import VIEWS
+from tests.hot_spots import hot_body, stretch, wrap_after_gain
 from tests.layout import zip_layout
 from tests.own_scans import counts, mask, write_dicom_folder, write_png
 
@@ -23,6 +25,18 @@ SETTINGS = {
     "split_fractions": (0.6, 0.2, 0.2),
     "builder": Folder,
 }
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Runs a command; its line of JSON."""
+
+    def of_verb(verb, *arguments):
+        monkeypatch.setattr(sys, "argv", ["bonescan", verb, *arguments])
+        main()  # leaves with SystemExit where it fails
+        return json.loads(capfd.readouterr().out.splitlines()[-1])
+
+    return of_verb
 
 
 def test_records_hold_the_counts_of_dicom_and_the_masks(tmp_path):
@@ -56,6 +70,31 @@ def test_a_zip_file_gives_the_same_records_and_another_choice_is_another_data_se
         prepare(zipped, tmp_path / "c", **SETTINGS, options={"unwrap": True})
 
 
+def test_wrapped_values_are_decoded_unwrapped_with_unwrap_and_wrapped_without(tmp_path, run):
+    (tmp_path / "config.py").write_text(
+        "from bonescan_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.data.name = 'folder'\n"
+        "    return config\n"
+    )
+    truth = stretch(hot_body(400, 6), 2.0)
+    for patient, view in itertools.product(range(1, 4), VIEWS):
+        grey = wrap_after_gain(hot_body(400, 6), 2.0)
+        grey[0, patient] = 1  # in air: the same image would be one person's
+        write_png(tmp_path / f"scans/{patient}-{view}.png", grey)
+    command = [f"--config={tmp_path / 'config.py'}", f"--source={tmp_path / 'scans'}"]
+    command += ["--unannotated=empty"]
+    right = {}
+    for unwrap in ("unwrap", "nounwrap"):
+        run("prepare", *command, f"--data_dir={tmp_path / unwrap}", f"--{unwrap}")
+        records, _ = open_folder_split(tmp_path / unwrap, "folder", ALL)
+        view = decode(records[0], "ellipse", (slice(384, 640), slice(64, 192)))
+        right[unwrap] = (np.abs(view["image"].astype(int) - truth) <= 4)[truth > 255].mean()
+    assert right["unwrap"] > 0.95
+    assert right["nounwrap"] == 0
+
+
 @pytest.fixture
 def single_views(tmp_path):
     """Eight patients, of whom the second has an anterior view only."""
@@ -81,7 +120,7 @@ def test_a_missing_view_is_no_example_alone(single_views, small_config, views, e
 
 
 @pytest.mark.parametrize("views", ["each", "both"])
-def test_own_scans_go_the_whole_way(tmp_path, capfd, monkeypatch, views):
+def test_own_scans_go_the_whole_way(tmp_path, run, views):
     """Prepare, a training step, evaluate and report; a missing view is no row."""
     write_dicom_folder(tmp_path / "scans", 6)
     min((tmp_path / "scans").glob("*/2.dcm")).unlink()  # one view of a patient is missing
@@ -97,11 +136,6 @@ def test_own_scans_go_the_whole_way(tmp_path, capfd, monkeypatch, views):
         "    config.evaluate.batch_size = 2\n"
         "    return config\n"
     )
-
-    def run(verb, *arguments):
-        monkeypatch.setattr(sys, "argv", ["bonescan", verb, *arguments])
-        main()  # leaves with SystemExit where it fails
-        return json.loads(capfd.readouterr().out.splitlines()[-1])
 
     config, workdir = f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"
     prepared = run("prepare", config, f"--source={tmp_path / 'scans'}")
