@@ -58,10 +58,10 @@ def batch(views: int) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("views", ["each", "both"])
 def test_mirrored_views_and_members_are_averaged(
-    small_config: ml_collections.ConfigDict, tmp_path: Path, views: str
+    two_level_config: ml_collections.ConfigDict, tmp_path: Path, views: str
 ):
-    small_config.data.views = views
-    runs = [run_of(small_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
+    two_level_config.data.views = views
+    runs = [run_of(two_level_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
     mesh = make_evaluation_mesh(jax.devices()[:1])
     members = load_trained(runs, mesh, MEAN, {})
     arrays = batch(2 if views == "both" else 1)
@@ -91,8 +91,8 @@ def test_mirrored_views_and_members_are_averaged(
     )
 
 
-def test_runs_are_evaluated_as_one(small_config: ml_collections.ConfigDict, tmp_path: Path):
-    runs = [run_of(small_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
+def test_runs_are_evaluated_as_one(two_level_config: ml_collections.ConfigDict, tmp_path: Path):
+    runs = [run_of(two_level_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
     choice = Choice("mean", mirror=True)
     scores = evaluate(runs, choice=choice, unaveraged=True)
     place = tmp_path / "a+b"
@@ -115,16 +115,16 @@ def test_runs_are_evaluated_as_one(small_config: ml_collections.ConfigDict, tmp_
 
     with pytest.raises(InputError, match=f"--workdir names {runs[0]} twice"):
         evaluate([runs[0], runs[0]])
-    small_config.data.mask = "box"
-    other = run_of(small_config, tmp_path / "c", 2)
+    two_level_config.data.mask = "box"
+    other = run_of(two_level_config, tmp_path / "c", 2)
     with pytest.raises(
         InputError, match="c/config.json: data.mask is 'box', expected 'ellipse' as in"
     ):
         evaluate([runs[0], other])
 
 
-def test_several_runs_predict_as_one(small_config: ml_collections.ConfigDict, tmp_path: Path):
-    runs = [run_of(small_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
+def test_several_runs_predict_as_one(two_level_config: ml_collections.ConfigDict, tmp_path: Path):
+    runs = [run_of(two_level_config, tmp_path / name, seed) for seed, name in enumerate("ab")]
     source = write_layout(tmp_path / "source", (1,)) / "wholeBodyANT" / "1.jpg"
     found = {}
     for name, chosen in (("a", runs[:1]), ("b", runs[1:]), ("a+b", runs)):
@@ -138,10 +138,10 @@ def test_several_runs_predict_as_one(small_config: ml_collections.ConfigDict, tm
 
 
 def test_an_external_test_set_is_scored_at_the_thresholds_of_the_training(
-    small_config: ml_collections.ConfigDict, tmp_path: Path
+    two_level_config: ml_collections.ConfigDict, tmp_path: Path
 ):
-    small_config.data.views = "anterior"
-    run = run_of(small_config, tmp_path / "run", 0)
+    two_level_config.data.views = "anterior"
+    run = run_of(two_level_config, tmp_path / "run", 0)
     source = write_layout(tmp_path / "source", tuple(range(50, 56)))
     folder = tmp_path / "elsewhere"
     prepare(source, folder, name="bs80k", split_seed=3, split_fractions=(0.4, 0.3, 0.3))
@@ -174,7 +174,7 @@ def test_an_external_test_set_is_scored_at_the_thresholds_of_the_training(
     # Another choice needs other thresholds.
     with pytest.raises(InputError, match="Thresholds are chosen on the data that the runs were"):
         evaluate([run], choice=Choice("head_1"), other_data=only, changes=elsewhere)
-    known = DataSet("phantom", Path(small_config.data.dir))
+    known = DataSet("phantom", Path(two_level_config.data.dir))
     with pytest.raises(InputError, match="is the data that .*run was trained on"):
         evaluate([run], choice=MEAN, other_data=known)
     with pytest.raises(InputError, match="splits.json: cannot be read"):
@@ -182,11 +182,11 @@ def test_an_external_test_set_is_scored_at_the_thresholds_of_the_training(
 
 
 def test_folds_predict_as_one_on_an_external_test_set_only(
-    small_config: ml_collections.ConfigDict, data_of_folds: Path, tmp_path: Path
+    two_level_config: ml_collections.ConfigDict, data_of_folds: Path, tmp_path: Path
 ):
-    external = small_config.data.dir
-    small_config.data.update({"dir": str(data_of_folds), "views": "anterior", "num_folds": 2})
-    runs = [run_of(small_config, tmp_path / f"fold_{fold}", 0, fold) for fold in range(2)]
+    external = two_level_config.data.dir
+    two_level_config.data.update({"dir": str(data_of_folds), "views": "anterior", "num_folds": 2})
+    runs = [run_of(two_level_config, tmp_path / f"fold_{fold}", 0, fold) for fold in range(2)]
     with pytest.raises(InputError, match="fold_1: was trained on fold 1, expected 0"):
         evaluate(runs, choice=MEAN)
     scores = evaluate(runs, choice=MEAN, other_data=DataSet("phantom", Path(external)))

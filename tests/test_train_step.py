@@ -272,8 +272,8 @@ def test_a_frozen_encoder_keeps_its_weights_and_follows_the_statistics(
             assert 0 < moved[0.1] < 0.3 * moved[1.0], name
         else:
             assert moved[0.0] > 0, name
-    stats = ends[0.0].stats["nodes"]["2_0"]["norm1"]["mean"]
-    assert np.abs(stats - first.stats["nodes"]["2_0"]["norm1"]["mean"]).max() > 0
+    stats = ends[0.0].stats["nodes"]["1_0"]["norm1"]["mean"]
+    assert np.abs(stats - first.stats["nodes"]["1_0"]["norm1"]["mean"]).max() > 0
 
 
 HYPERPARAMETERS = {

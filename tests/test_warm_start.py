@@ -73,8 +73,8 @@ def test_weights_and_average_start_there_and_the_optimizer_is_fresh(
     assert about["arrays_taken"] == about["arrays"] == len(average)
     assert about["parameters_taken"] == sum(leaf.size for leaf in average.values())
     end = arrays(saved_state(small_config, tmp_path / "run").params)
-    kernel = "nodes/1_1/conv1/kernel"
-    assert np.abs(end[kernel] - state.params["nodes"]["1_1"]["conv1"]["kernel"]).max() > 0
+    kernel = "nodes/0_1/conv1/kernel"
+    assert np.abs(end[kernel] - state.params["nodes"]["0_1"]["conv1"]["kernel"]).max() > 0
 
 
 def test_a_continued_run_does_not_read_it_and_ends_like_one_that_was_not_stopped(
