@@ -64,7 +64,8 @@ def overlap_scores(
         By name of the convention and of the score, a ratio over patients.
     """
     counts = np.asarray(counts, np.float64)
-    holds, predicted = counts[:, [0, 2]].any(axis=1), counts[:, [0, 1]].any(axis=1)
+    true_positives, false_positives, false_negatives = counts.T
+    holds, predicted = true_positives + false_negatives > 0, true_positives + false_positives > 0
     found: dict[str, dict[str, Ratio]] = {convention: {} for convention in CONVENTIONS}
     for name in SCORES:
         kind, of_kind = (PREDICTED, predicted) if name == "precision" else (HOLDING, holds)

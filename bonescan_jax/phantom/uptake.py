@@ -328,7 +328,8 @@ def _bag(rng: np.random.Generator) -> list[Organ]:
     centre = np.array((rng.normal(150, 25), rng.uniform(1020, 1350), 60.0))
     points, volume = ellipsoid((0, 0, 0), (rng.uniform(30, 60), rng.uniform(50, 100), 18))
     turn(points, np.zeros(3), rng.normal(0, 0.3))
-    line, length = tube([(10, 960, 130), (70, 1000, 150), centre], 3.0)
+    path = np.array([(10, 960, 130), (70, 1000, 150), tuple(centre)], np.float64)
+    line, length = tube(path, 3.0)
     uptake = float(np.exp(rng.normal(np.log(0.5), 0.8)))
     points = np.concatenate([points + centre, line]) * (mirror, 1, 1)
     return [Organ("bag", "trunk", None, points, np.concatenate([volume, length]) * uptake)]
