@@ -1,5 +1,6 @@
 """Eight simulated devices for every test, a small prepared data set, and a run on it."""
 
+import gc
 import os
 import tempfile
 
@@ -12,14 +13,24 @@ COMPILED = tempfile.TemporaryDirectory(prefix="bonescan-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import ml_collections
 import pytest
 
 from bonescan_jax.config import default_config
 from bonescan_jax.datasets.bs80k import prepare
 from tests.layout import write_layout
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled() -> Iterator[None]:
+    """Frees what a file of tests compiled: in one process, all of it ends in a crash of LLVM."""
+    yield
+    gc.collect()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
