@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from bonescan_jax.trained import (
     Choice,
     Ensemble,
     Trained,
+    digest_of,
     folder_of,
     load_network,
     load_trained,
@@ -90,20 +92,20 @@ def evaluate(
     in_files = any(member.file for member in members)
     home = out if out and (in_files or not other_data) else folder_of(workdirs)
     scorer = known = _Scorer(members, mesh, choice, home)
+    split = split or (ALL if other_data else "test")
+    thresholds, same_data = None, None
     if other_data:
-        config, same_data = _on_other_data(members, other_data), None
+        config = _on_other_data(members, other_data)
         with _needed_for(other_data):
             baseline, thresholds = known.baseline(), known.thresholds()
         place = out or home / f"on_{other_data.folder.resolve().name}_{other_data.name}"
         scorer = _Scorer(members, mesh, choice, place, config, baseline)
     else:
         same_data = _check_own_data(members)
-    split = split or (ALL if other_data else "test")
-    if not other_data and split != "validation":
-        thresholds = known.thresholds()
+        if split != "validation":
+            thresholds = known.thresholds()
     rows, images_per_second = scorer.predict(split, unaveraged)
-    if not other_data and split == "validation":
-        thresholds = choose_thresholds(rows)
+    thresholds = thresholds or choose_thresholds(rows)
     about = scorer.about(split)
     summary = {
         **about,
@@ -168,8 +170,13 @@ class _Scorer:
             "split": split,
             "step": members[0].step if len(members) == 1 else None,
             "members": [
-                {"workdir": str(each.workdir), "step": each.step, "predictor": each.predictor}
-                for each in members
+                {
+                    "workdir": str(each.workdir),
+                    "step": each.step,
+                    "predictor": each.predictor,
+                    "weights": digest,
+                }
+                for each, digest in zip(members, self._digests, strict=True)
             ],
             "selected": self.ensemble.selected,
             "mirror": self.choice.mirror,
@@ -179,6 +186,10 @@ class _Scorer:
             "data_fingerprint": _fingerprint(self.config, members[0]),
             "min_area": self.config.evaluate.min_area,
         }
+
+    @functools.cached_property
+    def _digests(self) -> list[str]:
+        return [digest_of(each.weights) for each in self.members]
 
     def thresholds(self) -> Thresholds:
         """Chosen on the validation split; those that a file of weights has for this choice."""
@@ -288,7 +299,7 @@ def _are_kept(path: Path, about: dict[str, Any]) -> bool:
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
     """What rows depend on, without the folders, which may have moved."""
     names = ("split", "selected", "mirror", "checkpoint", "data_fingerprint", "min_area")
-    members = [(each["step"], each["predictor"]) for each in about["members"]]
+    members = [(each["weights"], each["predictor"]) for each in about["members"]]
     return {name: about[name] for name in names} | {"members": members}
 
 

@@ -1,6 +1,7 @@
 """Trained networks with their weights on devices: one, or several that predict as one."""
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,15 @@ def arrays_by_path(weights: Tree) -> dict[str, np.ndarray]:
     return {path_name(path): to_host(leaf) for path, leaf in jax.tree.leaves_with_path(weights)}
 
 
+def digest_of(weights: Tree) -> str:
+    """16 hexadecimal digits of these weights, to tell them from those of another run."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path, array in sorted(arrays_by_path(weights).items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
 def load_trained(
     workdirs: Sequence[Path], mesh: Mesh, choice: Choice, changes: Mapping[str, Any]
 ) -> list[Trained]:
@@ -306,13 +316,15 @@ class Ensemble:
         # Equal networks, as those of the folds, compile once.
         make = functools.cache(lambda network: task.make_predict_step(network, mesh, mirror))
         self._steps = [make(member.network) for member in members]
-        plain = [task.predictor_names(member.network) for member in members]
-        self._rows = [
-            names.index(member.predictor) for names, member in zip(plain, members, strict=True)
+        of_members = [task.predictor_names(member.network) for member in members]
+        plain = [
+            names.index(member.predictor) for names, member in zip(of_members, members, strict=True)
         ]
-        self._lengths = [len(names) for names in plain]
+        mirrored = [row + len(names) for row, names in zip(plain, of_members, strict=True)]
+        # The chosen row of each member, of views as they are and mirrored.
+        self._rows = [plain, mirrored] if mirror else [plain]
         if len(members) == 1:
-            names, selected = plain[0], members[0].predictor
+            names, selected = of_members[0], members[0].predictor
         else:
             names = (*(f"member_{number + 1}" for number in range(len(members))), "ensemble")
             selected = "ensemble"
@@ -328,15 +340,12 @@ class Ensemble:
         ]
         if len(said) == 1:
             return said[0]
-        ways = range(len(said[0]) // self._lengths[0])  # as they are, and mirrored
-        chosen = [
-            [each[way * length + row] for each, length, row in self._of_members(said)]
-            for way in ways
-        ]
-        return jnp.concatenate([_with_mean(each) for each in chosen])
-
-    def _of_members(self, said: Sequence[jax.Array]) -> zip:
-        return zip(said, self._lengths, self._rows, strict=True)
+        return jnp.concatenate(
+            [
+                _with_mean([each[row] for each, row in zip(said, rows, strict=True)])
+                for rows in self._rows
+            ]
+        )
 
 
 @jax.jit

@@ -113,6 +113,13 @@ def test_runs_are_evaluated_as_one(two_level_config: ml_collections.ConfigDict, 
     assert read_rows(place / "evaluation" / "validation.rows.jsonl")[1]
     assert "2 runs as one, steps 1, 1, mirrored" in shows_every_scan(place, rows)
 
+    # Other runs of as many steps, scored into the same folder, choose thresholds of their own.
+    evaluate(runs[:1], choice=MEAN, out=place)
+    _, kept = read_rows(place / "evaluation" / "validation.rows.jsonl")
+    evaluate(runs[1:], choice=MEAN, out=place)
+    _, own = read_rows(place / "evaluation" / "validation.rows.jsonl")
+    assert [row.score for row in own] != [row.score for row in kept]
+
     with pytest.raises(InputError, match=f"--workdir names {runs[0]} twice"):
         evaluate([runs[0], runs[0]])
     two_level_config.data.mask = "box"
@@ -135,6 +142,7 @@ def test_several_runs_predict_as_one(two_level_config: ml_collections.ConfigDict
     assert result["predictor"] == "ensemble mirrored"
     alone = [found[name]["image_score"] for name in "ab"]
     assert found["a+b"]["image_score"] <= max(alone)  # the maximum of a mean
+    assert found["a+b"]["image_score"] not in alone
 
 
 def test_an_external_test_set_is_scored_at_the_thresholds_of_the_training(
