@@ -15,6 +15,7 @@ from bonescan_jax.metrics.rows import ViewRow, read_rows, write_rows
 from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.tasks import task_of
 from bonescan_jax.train import train
+from bonescan_jax.trained import USUAL, resolve_predictor
 
 SELECTED = "selected"  # the predictor of each fold that did best on its validation split
 
@@ -65,7 +66,14 @@ def _test_rows(workdir: Path, step: int, min_area: int) -> tuple[str, list[ViewR
     path = rows_file(workdir, "test")
     with contextlib.suppress(InputError):
         about, rows = read_rows(path)
-        if (about.get("step"), about.get("min_area")) == (step, min_area):
+        wanted = {
+            "step": step,
+            "min_area": min_area,
+            "selected": resolve_predictor(workdir, USUAL),
+            "checkpoint": USUAL.checkpoint,
+            "mirror": USUAL.mirror,
+        }
+        if all(about.get(name) == value for name, value in wanted.items()):
             return about["selected"], rows
     evaluate([workdir], "test")
     about, rows = read_rows(path)

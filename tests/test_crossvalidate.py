@@ -19,8 +19,10 @@ from bonescan_jax.input_pipeline import host_batches
 from bonescan_jax.metrics.rows import read_rows, write_rows
 from bonescan_jax.report.page import write_report
 from bonescan_jax.report.pictures import picture_name
+from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, NORMAL
 from bonescan_jax.tasks import validate
+from bonescan_jax.trained import BEST
 from tests.metrics.random_rows import random_rows
 from tests.region_layout import PATIENTS, crop_jpeg, write_regions
 
@@ -81,7 +83,10 @@ def test_masks_are_pooled_over_pixels(
         (workdir,) = workdirs
         fold = int(workdir.name[-1])
         counts = [[[fold, 1, 2], [9, 0, 0]], [[0, 1, 0], [0, 0, fold]]]
-        about = {"step": 4, "min_area": small_config.evaluate.min_area, "selected": "head_1"}
+        about = {
+            **{"step": 4, "min_area": small_config.evaluate.min_area, "selected": "head_1"},
+            **{"checkpoint": "newest", "mirror": False},
+        }
         rows = [
             row._replace(pixels={"head_1": each, "threshold": each})
             for row, each in zip(random_rows(1, fold), counts, strict=True)
@@ -89,8 +94,12 @@ def test_masks_are_pooled_over_pixels(
         evaluated.append(fold)
         write_rows(workdir / "evaluation" / f"{split}.rows.jsonl", about, rows)
 
+    def train(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+        write_json(workdir / "evaluation" / BEST, {"predictor": "head_1"})
+        return {"step": 4}
+
     evaluated: list[int] = []
-    monkeypatch.setattr(module, "train", lambda config, workdir: {"step": 4})
+    monkeypatch.setattr(module, "train", train)
     monkeypatch.setattr(module, "evaluate", evaluate)
     summary = crossvalidate(small_config, tmp_path)
     found, invented, missed = 0 + 1 + 2 + 3 + 4, 5 * 2, 5 * 2
@@ -104,6 +113,13 @@ def test_masks_are_pooled_over_pixels(
     assert (summary["folds"], summary["images"]) == (5, 10)
     crossvalidate(small_config, tmp_path)
     assert evaluated == [0, 1, 2, 3, 4]  # a second call finds what the first one scored
+    # But not what somebody has scored in another way since.
+    path = tmp_path / "fold_2" / "evaluation" / "test.rows.jsonl"
+    about, rows = read_rows(path)
+    for name, value in (("mirror", True), ("checkpoint", "best"), ("selected", "threshold")):
+        write_rows(path, about | {name: value}, rows)
+        crossvalidate(small_config, tmp_path)
+        assert evaluated.pop() == 2
     small_config.evaluate.min_area += 1
     crossvalidate(small_config, tmp_path)
     assert evaluated == [0, 1, 2, 3, 4] * 2
