@@ -16,6 +16,7 @@ from bonescan_jax.errors import DISK_ERRORS, InputError
 from bonescan_jax.runs.start import ENVIRONMENT, trained_on
 from bonescan_jax.runs.weights_file import write_weights_file
 from bonescan_jax.runs.workdir import read_config
+from bonescan_jax.scans import CLASSES
 from bonescan_jax.tasks import predictor_row, task_of
 from bonescan_jax.trained import USUAL, Choice, arrays_by_path, load_network, resolve_predictor
 
@@ -27,8 +28,9 @@ _LIMITS = (
 _SIMULATED = "Trained on simulated patients: no score here was measured on real ones."
 # What a headline score may be called, in evaluation/test.json.
 _HEADLINE = (
-    "num_images", "num_patients", "dice_abnormal", "dice_normal", "dice_threshold_abnormal",
-    "dice_threshold_normal", "auc", "auc_low", "auc_high",
+    "num_images", "num_patients", "image_auc", "patient_auc", "auc", "auc_low", "auc_high",
+    *(f"{score}_{name}" for name in CLASSES[1:]
+      for score in ("sensitivity_at_1", "average_precision", "dice", "dice_threshold")),
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from bonescan_jax.metrics import weighted
 from bonescan_jax.metrics.bootstrap import Statistic, draw_weights
 from bonescan_jax.metrics.calibration import control_missed_lesions, fit_temperature
-from bonescan_jax.metrics.classification import best_threshold, roc_auc
+from bonescan_jax.metrics.classification import best_threshold
 from bonescan_jax.metrics.detection import (
     FALSE_POSITIVES,
     MAIN_RULE,
@@ -70,18 +70,16 @@ def summarize(
         seed: of the resamples of patients.
 
     Returns:
-        "image_auc", "images" and "patients"; of masks and boxes also "masks", "lesions",
+        "images" and "patients"; of masks and boxes also "masks", "lesions",
         "calibration" and "groups". A score with an interval is {"value", "low", "high"}, with a
         "reason" where there is none.
     """
     weights = draw_weights(len({row.patient for row in rows}), seed=seed)
     images = images_of(rows)
-    auc = roc_auc(images.scores, images.labels, clusters=images.patients)
     figures = {
         "selected": selected,
         "num_patients": weights.shape[1],
         "draws": len(weights),
-        "image_auc": auc and auc._asdict(),
         "images": image_figures(images, thresholds.image, thresholds.image_temperature, weights),
         "patients": image_figures(
             images.by_patient(), thresholds.patient, thresholds.patient_temperature, weights

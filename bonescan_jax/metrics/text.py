@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 COLUMNS = ("views", "lesions", "Dice", "sensitivity at 1 FP", "AP")
-NOTE = (
-    "In brackets 95 % intervals over patients. FP: false positives a view. AP: average precision."
-)
+INTERVALS = "In brackets 95 % intervals over patients."
+LESIONS = "FP: false positives a view. AP: average precision."
 STAR = "*"
 ENDED = "* The curve ends before 1 FP a view, and this is what it had reached."
 # Groups by size and number of lesions are left to the report.
@@ -32,7 +31,8 @@ def text_table(details: dict[str, Any]) -> str:
         found = details[what]
         share = f"{found['abnormal']} of {found['number']} {what} abnormal"
         lines.append(f"{share}: AUC {_interval(found['auc'])}")
-    return "\n".join([*lines, NOTE, *([ENDED] if ended else [])])
+    notes = [INTERVALS, *([LESIONS] if details.get("lesions") else []), *([ENDED] if ended else [])]
+    return "\n".join([*lines, *notes])
 
 
 def _of_class(details: dict[str, Any], name: str, figures: dict[str, Any]) -> Iterator[list[str]]:

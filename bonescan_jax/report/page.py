@@ -213,8 +213,5 @@ def _split_section(evaluation: dict) -> str:
     facts = f"{number(evaluation.get('num_images'), 0)} images"
     if evaluation.get("step") is not None:
         facts += f", weights of step {number(evaluation['step'], 0)}"
-    if auc := evaluation.get("image_auc"):
-        facts += f"; AUC of abnormal against normal images {number(auc.get('auc'))} "
-        facts += f"(95 % interval {number(auc.get('low'))} to {number(auc.get('high'))})"
     title = f"<h2>Scores on the {escape(split)} scans</h2><p>{facts}.</p>"
     return title + figures_part(evaluation)

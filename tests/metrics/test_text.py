@@ -61,4 +61,5 @@ def test_classified_images_have_an_auc_only():
     rows = [row._replace(pixels={}, candidates=(), lesions=()) for row in ROWS]
     lines = text_table(summarize(rows, "head_1", choose_thresholds(rows))).splitlines()
     assert len(lines) == 3
+    assert "false positives" not in lines[-1]
     assert "120 images abnormal: AUC" in lines[0]
