@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder, SourceT
+from bonescan_jax.datasets.builder import ScanBuilder, SourceT
 from bonescan_jax.datasets.records import (
     OTHER_PLACE,
     SETTINGS_FILE,
@@ -92,26 +92,14 @@ class BS80K(ScanBuilder[BS80KSource]):
                     present -= {patient} if outcome == EXCLUDED else set()
         return dataclasses.replace(source, patients=tuple(sorted(present))), findings
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "patient": np.int64,
-            "view": tfds.features.ClassLabel(names=VIEWS),
+    @staticmethod
+    def features() -> dict[str, Any]:
+        """The image as it came, and its boxes."""
+        return {
             "image": tfds.features.Image(shape=(HEIGHT, WIDTH, 1), encoding_format="jpeg"),
             # xmin, ymin, xmax, ymax, label; see bonescan_jax.scans.Box
             "boxes": tfds.features.Tensor(shape=(None, 5), dtype=np.int32),
-            "abnormal": tfds.features.ClassLabel(names=("normal", "abnormal")),
-            "gain": np.float32,  # grey per count
-            "reference": np.float32,  # brightness of bone, in grey values
-            # flat index of a pixel, its grey value unwrapped; see bonescan_jax.scans.overflow
-            "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
         }
-        return LocalInfo(
-            builder=self,
-            description=self.DESCRIPTION,
-            features=tfds.features.FeaturesDict(features),
-            citation=self.CITATION,
-            disable_shuffling=True,  # records keep the order of patient and view
-        )
 
     def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         scans = (scan for patient in patients for scan in self._source.read_patient(patient))

@@ -9,8 +9,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from bonescan_jax.scans import VIEWS
 from bonescan_jax.scans.export import has_export_sum, sum_doubt
 from bonescan_jax.scans.findings import NOTED, Finding
 from bonescan_jax.scans.overflow import Overflow
@@ -43,13 +45,24 @@ class CheckedSource(Protocol):
         """The sha256 over every file that counts."""
 
 
+# Features that the records of every kind have.
+COMMON = {
+    "patient": np.int64,
+    "view": tfds.features.ClassLabel(names=VIEWS),
+    "abnormal": tfds.features.ClassLabel(names=("normal", "abnormal")),
+    "gain": np.float32,  # grey per count
+    "reference": np.float32,  # brightness of bone, in grey values
+    # flat index of a pixel, its grey value unwrapped; see bonescan_jax.scans.overflow
+    "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
+}
+
 SourceT = TypeVar("SourceT", bound=CheckedSource)
 
 
 class ScanBuilder(tfds.core.GeneratorBasedBuilder, Generic[SourceT]):
     """Writes a checked source; `bonescan_jax.datasets.bs80k.prepare` is the way to call it.
 
-    A builder says with `_info` and `_generate_examples` what its records are.
+    A builder says with `features` and `_generate_examples` what its records are.
     """
 
     def __init__(
@@ -102,6 +115,20 @@ class ScanBuilder(tfds.core.GeneratorBasedBuilder, Generic[SourceT]):
         """The index stored beside the records, apart from the patients of each split."""
         del source, splits
         return {}
+
+    @staticmethod
+    @abc.abstractmethod
+    def features() -> dict[str, Any]:
+        """What a record holds besides `COMMON`."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return LocalInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict(COMMON | self.features()),
+            citation=self.CITATION,
+            disable_shuffling=True,  # records keep the order in which they are made
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded

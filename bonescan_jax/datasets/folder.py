@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from bonescan_jax.datasets.bs80k import places_of_views
-from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder
+from bonescan_jax.datasets.builder import ScanBuilder
 from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.folder import FolderSource, open_folder
@@ -56,10 +56,10 @@ class Folder(ScanBuilder[FolderSource]):
         del splits
         return {"missing": source.missing}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "patient": np.int64,
-            "view": tfds.features.ClassLabel(names=VIEWS),
+    @staticmethod
+    def features() -> dict[str, Any]:
+        """Counts, what was drawn, and whether there is such a view at all."""
+        return {
             # 8 bits, or 16 bits of counts
             "image": tfds.features.Image(
                 shape=(HEIGHT, WIDTH, 1), dtype=np.uint16, encoding_format="png"
@@ -68,19 +68,8 @@ class Folder(ScanBuilder[FolderSource]):
             "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             # xmin, ymin, xmax, ymax, label; of a mask, the bounds of its hot spots
             "boxes": tfds.features.Tensor(shape=(None, 5), dtype=np.int32),
-            "abnormal": tfds.features.ClassLabel(names=("normal", "abnormal")),
             "missing": tfds.features.ClassLabel(names=("taken", "missing")),
-            "gain": np.float32,  # grey per count
-            "reference": np.float32,  # brightness of bone, in grey values
-            # flat index of a pixel, its grey value unwrapped; only where it was asked for
-            "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
         }
-        return LocalInfo(
-            builder=self,
-            description=self.DESCRIPTION,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # records keep the order of patient and view
-        )
 
     def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         for patient, view in itertools.product(patients, VIEWS):

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from bonescan_jax.datasets.bs80k import BS80K
-from bonescan_jax.datasets.builder import LocalInfo, ScanBuilder
+from bonescan_jax.datasets.builder import ScanBuilder
 from bonescan_jax.datasets.records import ChosenRecords, open_prepared
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import VIEWS
@@ -80,25 +79,13 @@ class Regions(ScanBuilder[RegionSource]):
             crops[split_of[patient]].append((patient, region, view))
         return {"crops": crops}
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "patient": np.int64,
+    @staticmethod
+    def features() -> dict[str, Any]:
+        """The image as it came, and what it shows."""
+        return {
             "region": tfds.features.ClassLabel(names=REGIONS),
-            "view": tfds.features.ClassLabel(names=VIEWS),
             "image": tfds.features.Image(shape=(None, None, 1), encoding_format="jpeg"),
-            "abnormal": tfds.features.ClassLabel(names=("normal", "abnormal")),
-            "gain": np.float32,  # grey per count
-            "reference": np.float32,  # brightness of bone, in grey values
-            # flat index of a pixel, its grey value unwrapped; see bonescan_jax.scans.overflow
-            "overflow": tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
         }
-        return LocalInfo(
-            builder=self,
-            description=self.DESCRIPTION,
-            features=tfds.features.FeaturesDict(features),
-            citation=self.CITATION,
-            disable_shuffling=True,  # records keep the order of patient, region and view
-        )
 
     def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         wanted = set(patients)

@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from bonescan_jax.scans.findings import (
     SKIPPED,
     Defect,
     Finding,
+    Report,
     count_findings,
     printable,
 )
@@ -97,17 +98,6 @@ class _ViewFiles(NamedTuple):
         return parsers | ({self.labels: (parse_labels, _MAX_LABELS)} if self.labels else {})
 
 
-@dataclass
-class _Report:
-    """What the checks of a source collect."""
-
-    findings: list[Finding]
-    digests: list[str] = field(default_factory=list)  # "<path> <sha256>" of each file that counts
-
-    def add(self, outcome: str, reason: str, path: str, phrase: str) -> None:
-        self.findings.append(Finding(outcome, reason, printable(f"{path}: {phrase}.")))
-
-
 @dataclass(frozen=True)
 class BS80KSource:
     """A checked source. Iterating gives every scan, by patient, anterior before posterior."""
@@ -160,10 +150,10 @@ def open_bs80k(
     """
     files = open_source(source, tuple(FOLDERS.values()))
     root = _find_root(source, files.names)
-    report = _Report(list(files.findings))
+    report = Report(files.findings, root)
     listed = {view: _list_view(view, root, files.names, report) for view in VIEWS}
     parsers = listed["anterior"].parsers() | listed["posterior"].parsers()
-    parsed = _parse(parsers, root, files, report, on_file)
+    parsed = _parse(parsers, files, report, on_file)
     views = {view: _check_view(view, listed[view], parsed, report) for view in VIEWS}
     found = sorted(views["anterior"].keys() | views["posterior"].keys())
     for patient in found:
@@ -179,7 +169,6 @@ def open_bs80k(
             usable |= {(patient, view): each for view, each in both.items()}
     patients = tuple(sorted({patient for patient, _ in usable}))
     _refuse(source, strict, len(patients), len(found), report.findings)
-    fingerprint = hashlib.sha256("\n".join(sorted(report.digests)).encode()).hexdigest()
     return BS80KSource(
         patients=patients,
         num_found=len(found),
@@ -187,7 +176,7 @@ def open_bs80k(
         duplicates=same_person(
             (patient, view.image_digest) for (patient, _), view in usable.items()
         ),
-        fingerprint=fingerprint,
+        fingerprint=report.fingerprint,
         _views=usable,
         _read=files.read,
     )
@@ -237,7 +226,7 @@ def _find_root(source: Path, paths: list[str]) -> str:
     return root
 
 
-def _list_view(view: str, root: str, paths: list[str], report: _Report) -> _ViewFiles:
+def _list_view(view: str, root: str, paths: list[str], report: Report) -> _ViewFiles:
     """Sorts the files of one view by kind; reports unknown files."""
     folder = f"{root}{FOLDERS[view]}"
     xml_folder = f"{folder}/{XML_FOLDERS[view]}"
@@ -259,7 +248,7 @@ def _list_view(view: str, root: str, paths: list[str], report: _Report) -> _View
 
 
 def _number(
-    paths: list[str], folder: str, suffix: str, report: _Report
+    paths: list[str], folder: str, suffix: str, report: Report
 ) -> tuple[dict[int, str], frozenset[int], list[str]]:
     """Files <folder>/<id><suffix> by id, sorted; ids that several files have; all other files."""
     numbered: dict[int, list[str]] = {}
@@ -286,9 +275,8 @@ def _number(
 
 def _parse(
     parsers: dict[str, tuple[_Parser, int]],
-    root: str,
     files: SourceFiles,
-    report: _Report,
+    report: Report,
     on_file: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Reads each file and parses it: what each holds, by path."""
@@ -307,7 +295,7 @@ def _parse(
             parsed[path] = value
             for defect in defects:
                 report.add(defect.outcome, defect.reason, path, defect.phrase)
-            report.digests.append(f"{path.removeprefix(root)} {digest}")
+            report.count_file(path, digest)
             if on_file:
                 on_file(len(parsed), len(parsers))
     return parsed
@@ -335,7 +323,7 @@ def _check_image(data: bytes) -> tuple[str | None, list[Defect]]:
 
 
 def _check_view(
-    view: str, files: _ViewFiles, parsed: dict[str, Any], report: _Report
+    view: str, files: _ViewFiles, parsed: dict[str, Any], report: Report
 ) -> dict[int, _View | None]:
     """Puts together what the files of one view say of each patient; None: not usable."""
     labels_path = f"{files.folder}/{FOLDERS[view]}.txt"
@@ -382,7 +370,7 @@ def _compare(
     boxes: tuple[Box, ...],
     labels_path: str,
     labels_exist: bool,
-    report: _Report,
+    report: Report,
 ) -> None:
     """Reports labels that contradict the boxes; the boxes are used, as they say more."""
     abnormal = any(box.label == ABNORMAL for box in boxes)
@@ -395,7 +383,7 @@ def _compare(
 
 
 def _without_annotation(
-    patient: int, path: str, label: bool | None, report: _Report
+    patient: int, path: str, label: bool | None, report: Report
 ) -> tuple[Box, ...] | None:
     """A view without an XML file has no hot spots, if its label agrees."""
     if label is None:

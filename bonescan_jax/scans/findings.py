@@ -37,17 +37,19 @@ class Finding(NamedTuple):
 class Report:
     """Collects what the checks of a source find, and what its files hold."""
 
-    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+    def __init__(self, findings: Iterable[Finding] = (), root: str = "") -> None:
+        """`root` is what paths begin with that is no part of the source: a folder in a zip file."""
         self.findings = list(findings)
+        self._root = root
         self._digests: list[str] = []
 
     def add(self, outcome: str, reason: str, path: str, phrase: str) -> None:
         """Adds a finding about a file, the phrase being what its sentence says after its name."""
-        self.findings.append(Finding(outcome, reason, f"{printable(path)}: {phrase}."))
+        self.findings.append(Finding(outcome, reason, printable(f"{path}: {phrase}.")))
 
     def count_file(self, path: str, sha256: str) -> None:
         """Takes a file into the fingerprint: its path in the source, and "" if it is of no use."""
-        self._digests.append(f"{path} {sha256}")
+        self._digests.append(f"{path.removeprefix(self._root)} {sha256}")
 
     @property
     def fingerprint(self) -> str:

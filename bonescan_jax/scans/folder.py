@@ -149,11 +149,12 @@ def open_folder(
     images = [file for file in listing.files if not is_mask(file.name)]
     if not images:
         raise InputError(f"{printable(str(source))}: holds masks only, expected scans.")
-    files, report = images[0].source, Report(listing.findings)
+    files = images[0].source
     root = _root(files.names)
+    report = Report(listing.findings, root)
     table = read_table(root, files, report)
-    views, found = check_scans(images, root, table, unwrap, report, on_file)
-    annotated = annotate_views(views, Annotations(files, root, labels, report), table, unannotated)
+    views, found = check_scans(images, table, unwrap, report, on_file)
+    annotated = annotate_views(views, Annotations(files, labels, report), table, unannotated)
     patients, people = by_patient(annotated, found, table, report)
     if strict and (defects := [each for each in report.findings if each.outcome in DEFECTS]):
         sentences = [each.sentence for each in defects]

@@ -47,10 +47,8 @@ def is_mask(name: str) -> bool:
 class Annotations:
     """The annotation files of a source, looked up by scan."""
 
-    def __init__(
-        self, files: SourceFiles, root: str, labels: Mapping[str, int], report: Report
-    ) -> None:
-        self.files, self.root, self.labels, self.report = files, root, labels, report
+    def __init__(self, files: SourceFiles, labels: Mapping[str, int], report: Report) -> None:
+        self.files, self.labels, self.report = files, labels, report
         self.names = set(files.names)
         self.coco: dict[str, list[tuple[str, CocoImage]]] = {}  # by path without suffix
         for name in files.names:
@@ -70,7 +68,7 @@ class Annotations:
     def _read(self, name: str, limit: int) -> bytes:
         data = self.files.read(name, limit)
         digest = hashlib.sha256(data).hexdigest()
-        self.report.count_file(name.removeprefix(self.root), digest)
+        self.report.count_file(name, digest)
         return data
 
     def of(self, view: View) -> tuple[View | None, bool]:

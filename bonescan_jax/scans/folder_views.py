@@ -50,7 +50,6 @@ class View:
 
 def check_scans(
     images: list[ImageFile],
-    root: str,
     table: Table | None,
     unwrap: bool,
     report: Report,
@@ -60,7 +59,6 @@ def check_scans(
 
     Args:
         images: the files.
-        root: the folder that all files lie in, with a slash after it, or "".
         table: patients.csv.
         unwrap: 8-bit grey values wrapped past 255.
         report: is told of every file, and of what is wrong or in doubt.
@@ -91,7 +89,7 @@ def check_scans(
             zip(images, pool.map(check, images), strict=True), 1
         ):
             scans, digest, wrong = checked
-            report.count_file(file.name.removeprefix(root), digest)
+            report.count_file(file.name, digest)
             if wrong:
                 report.add(SKIPPED, "scan that cannot be used", file.name, wrong)
                 line = table[file.name] if table is not None else None

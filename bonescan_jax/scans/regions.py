@@ -36,6 +36,7 @@ from bonescan_jax.scans.findings import (
     REPAIRED,
     SKIPPED,
     Finding,
+    Report,
     printable,
 )
 from bonescan_jax.scans.jpeg import decode_jpeg
@@ -113,13 +114,6 @@ class _Image(NamedTuple):
     digest: str = ""  # of its pixels, once it was decoded
 
 
-class _Report(list[Finding]):
-    """What the checks of a source collect."""
-
-    def add(self, outcome: str, reason: str, path: str, phrase: str) -> None:
-        self.append(Finding(outcome, reason, f"{printable(path)}: {phrase}."))
-
-
 def open_regions(
     source: Path, *, strict: bool = False, on_file: Callable[[int, int], None] | None = None
 ) -> RegionSource:
@@ -139,23 +133,19 @@ def open_regions(
     """
     files = open_source(source, tuple(FOLDERS))
     root = _find_root(source, files.names)
-    report = _Report(files.findings)
+    report = Report(files.findings, root)
     images, label_files = _list(root, files.names, report)
-    digests: list[str] = []
-    labels = {
-        folder: _read_labels(path, files, report, digests) for folder, path in label_files.items()
-    }
+    labels = {folder: _read_labels(path, files, report) for folder, path in label_files.items()}
     labelled = _with_labels(images, labels, label_files, report)
-    usable = _decodable(labelled, files, report, digests, on_file)
+    usable = _decodable(labelled, files, report, on_file)
     _refuse(source, strict, len(usable), len(images), report)
     crops = [
         Crop(image.patient, *FOLDERS[image.folder], bool(image.abnormal), image.path, image.digest)
         for image in usable
     ]
     crops.sort(key=lambda crop: (crop[0], REGIONS.index(crop.region), VIEWS.index(crop.view)))
-    relative = sorted(digest.removeprefix(root) for digest in digests)
-    fingerprint = hashlib.sha256("\n".join(relative).encode()).hexdigest()
-    return RegionSource(tuple(crops), len(images), tuple(report), fingerprint, files.read)
+    findings, fingerprint = tuple(report.findings), report.fingerprint
+    return RegionSource(tuple(crops), len(images), findings, fingerprint, files.read)
 
 
 def _find_root(source: Path, paths: list[str]) -> str:
@@ -175,7 +165,7 @@ def _find_root(source: Path, paths: list[str]) -> str:
     return roots.pop()
 
 
-def _list(root: str, paths: list[str], report: _Report) -> tuple[list[_Image], dict[str, str]]:
+def _list(root: str, paths: list[str], report: Report) -> tuple[list[_Image], dict[str, str]]:
     """The images of all folders, one of each patient, and where label files are, by folder."""
     images: dict[tuple[str, int], list[_Image]] = {}
     label_files = {}
@@ -209,15 +199,13 @@ def _list(root: str, paths: list[str], report: _Report) -> tuple[list[_Image], d
     return [same[0] for same in images.values() if len(same) == 1], label_files
 
 
-def _read_labels(
-    path: str, files: SourceFiles, report: _Report, digests: list[str]
-) -> dict[int, bool]:
+def _read_labels(path: str, files: SourceFiles, report: Report) -> dict[int, bool]:
     try:
         data = files.read(path, _MAX_LABELS)
     except ValueError as error:
         report.add(SKIPPED, "file that cannot be read", path, str(error))
         return {}
-    digests.append(f"{path} {hashlib.sha256(data).hexdigest()}")
+    report.count_file(path, hashlib.sha256(data).hexdigest())
     labels, defects = parse_labels(data)
     for defect in defects:
         report.add(defect.outcome, defect.reason, path, defect.phrase)
@@ -228,7 +216,7 @@ def _with_labels(
     images: Iterable[_Image],
     labels: dict[str, dict[int, bool]],
     label_files: dict[str, str],
-    report: _Report,
+    report: Report,
 ) -> list[_Image]:
     """The images whose class folder or label file says what they are."""
     labelled = []
@@ -248,8 +236,7 @@ def _with_labels(
 def _decodable(
     images: list[_Image],
     files: SourceFiles,
-    report: _Report,
-    digests: list[str],
+    report: Report,
     on_file: Callable[[int, int], None] | None,
 ) -> list[_Image]:
     """The images that are whole, grey and no larger than a whole-body view."""
@@ -277,7 +264,7 @@ def _decodable(
             zip(images, pool.map(check, images), strict=True), 1
         ):
             # The path holds the class where a folder says it.
-            digests.append(f"{image.path} {digest}")
+            report.count_file(image.path, digest)
             if wrong:
                 report.add(SKIPPED, "image that cannot be used", image.path, wrong)
             else:
@@ -287,10 +274,10 @@ def _decodable(
     return usable
 
 
-def _refuse(source: Path, strict: bool, num_usable: int, num_found: int, report: _Report) -> None:
+def _refuse(source: Path, strict: bool, num_usable: int, num_found: int, report: Report) -> None:
     """Refuses a source with too little in it, or with any defect if strict."""
     shown = printable(str(source))
-    defects = [finding.sentence for finding in report if finding.outcome in DEFECTS]
+    defects = [finding.sentence for finding in report.findings if finding.outcome in DEFECTS]
     if strict and defects:
         total = f"{shown}: {len(defects)} defect{'s' * (len(defects) > 1)}, expected none."
         raise InputError("\n".join([*defects, total]))
