@@ -29,7 +29,7 @@ from bonescan_jax.scans.counts import bone_reference
 from bonescan_jax.scans.files import read_image_file
 from bonescan_jax.trained import Choice
 
-PIXEL_MM = 2.3  # of BS-80K, estimated from bodies
+PIXEL_MM = 2.3  # between the two cameras that docs/phantom.md infers
 WIDTHS = (8.0, 25.0)  # mm
 CONTRASTS = (2.0, 8.0)
 BRIGHT = 3.0  # times local bone: from here on a focus should be found
