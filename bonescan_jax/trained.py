@@ -162,7 +162,7 @@ def digest_of(weights: Tree) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path, array in sorted(arrays_by_path(weights).items()):
         digest.update(path.encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
