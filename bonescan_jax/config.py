@@ -79,6 +79,9 @@ def _augment() -> ml_collections.ConfigDict:
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
     model.name = "unetpp"  # unetpp or unet
+    # Pixels on a side that the first row takes as one (space to depth); its heads give each of them
+    # a class of its own. 1 is the network of the paper.
+    model.patch = 1
     model.filters = (32, 64, 128, 256, 512)  # channels of each row
     model.levels = 4  # depth, L1 to L4 of the paper
     model.norm = "batch"  # none, batch, group or instance
@@ -188,6 +191,7 @@ _CHOICES = {
     "data.name": ("bs80k", "phantom", "regions", "folder"),
     "model.name": ("unetpp", "unet"),
     "train.on_nonfinite": ("stop", "skip"),
+    "model.patch": (1, 2, 4),
     "model.norm": ("none", "batch", "group", "instance"),
     "model.dtype": ("bfloat16", "float32"),
     "model.packed": ("auto", "on", "off"),
@@ -263,7 +267,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         value = _value(config, name)
         if value not in choices:
-            raise InputError(f"config: {name} is {value!r}, expected one of {', '.join(choices)}")
+            raise InputError(
+                f"config: {name} is {value!r}, expected one of {', '.join(map(str, choices))}"
+            )
     for name, lowest, highest in _RANGES:
         _validate_range(name, _value(config, name), lowest, highest)
     if not -1 <= config.data.fold < config.data.num_folds:
@@ -271,13 +277,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config: data.fold is {config.data.fold}, expected -1 (the fixed splits) or a fold "
             f"from 0 to data.num_folds - 1 = {config.data.num_folds - 1}"
         )
-    multiple = 2**config.model.levels
+    multiple = config.model.patch * 2**config.model.levels
     for name in ("crop_height", "crop_width"):
         size = config.data[name]
         if size % multiple:
             raise InputError(
                 f"config: data.{name} is {size}, expected a multiple of {multiple} "
-                "(2 to the power of model.levels)"
+                "(model.patch times 2 to the power of model.levels)"
             )
     if len(config.model.filters) <= config.model.levels:
         raise InputError(

@@ -59,10 +59,11 @@ def make_evaluation_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def _check_divides(config: ml_collections.ConfigDict, data: int, spatial: int) -> None:
     parts = data * config.train.accumulate_steps
+    multiple = config.model.patch * 2**config.model.levels
     for name, size, by in (
         ("train.batch_size", config.train.batch_size, parts),
         # Every row of the net must divide too, or shards would need padding.
-        ("data.crop_height", config.data.crop_height, spatial * 2**config.model.levels),
+        ("data.crop_height", config.data.crop_height, spatial * multiple),
     ):
         if size % by:
             raise InputError(

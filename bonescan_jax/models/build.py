@@ -13,6 +13,7 @@ from bonescan_jax.cluster.mesh import DATA
 from bonescan_jax.models import packed
 from bonescan_jax.models.blocks import CONVOLUTION
 from bonescan_jax.models.fold import fold_batch_norm
+from bonescan_jax.models.patches import from_patches, to_patches
 from bonescan_jax.models.unetpp import prune
 from bonescan_jax.scans import CLASSES
 
@@ -33,6 +34,7 @@ class Network(NamedTuple):
     packed: str = "off"  # config.model.packed; auto is off until `on` names the devices
     shards: int = 1  # equal parts of the batch on different devices
     remat: str = "none"  # config.model.remat
+    patch: int = 1  # config.model.patch
 
     def on(self, mesh: Mesh) -> "Network":
         """The network as it is computed on the devices of a mesh."""
@@ -58,22 +60,24 @@ class Network(NamedTuple):
             For each head float32 logits, classes first; a function that lays a mask (B, H, W, V)
             out as their pixels; the running statistics.
         """
+        image = to_patches(image, self.patch)
+        shape = (self.views, len(CLASSES), self.patch**2)
         if self.packed == "on":
             model = self._model(params, stats, train)
             heads, cell = packed.apply(model, image, train, self.shards)
             stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)) if train else stats
-            split = [head.reshape(self.views, len(CLASSES), *head.shape[1:]) for head in heads]
-            logits = [jnp.moveaxis(head, 1, 0) for head in split]
+            split = [jnp.moveaxis(head.reshape(*shape, *head.shape[1:]), 1, 0) for head in heads]
+            logits = [head.reshape(len(CLASSES), -1, *head.shape[3:]) for head in split]
 
             def lay(mask: jax.Array) -> jax.Array:
-                return packed.pack_mask(mask, cell, self.shards)
+                return packed.pack_mask(to_patches(mask, self.patch), cell, self.shards)
         else:
             heads, stats = self._plain(params, stats, image, train)
-            split = [head.reshape(*head.shape[:-1], self.views, len(CLASSES)) for head in heads]
-            logits = [jnp.moveaxis(head, -1, 0) for head in split]
+            split = [jnp.moveaxis(head.reshape(*head.shape[:-1], *shape), -2, 0) for head in heads]
+            logits = [head.reshape(*head.shape[:-2], -1) for head in split]
 
             def lay(mask: jax.Array) -> jax.Array:
-                return mask
+                return to_patches(mask, self.patch)
 
         return logits, lay, stats
 
@@ -103,7 +107,8 @@ class Network(NamedTuple):
         self, params: Tree, stats: Tree, image: jax.Array, train: bool
     ) -> tuple[list[jax.Array], Tree]:
         """As `class_logits`, but logits (B, H, W, V, K), and the statistics."""
-        shape = (self.views, len(CLASSES))
+        image = to_patches(image, self.patch)
+        shape = (self.views, len(CLASSES) * self.patch**2)
         if self.packed == "on":
             model = self._model(params, stats, train)
             heads, cell = packed.apply(model, image, train, self.shards)
@@ -120,7 +125,7 @@ class Network(NamedTuple):
         else:
             heads, stats = self._plain(params, stats, image, train)
             logits = [head.reshape(*head.shape[:-1], *shape) for head in heads]
-        return logits, stats
+        return [from_patches(head, self.patch) for head in logits], stats
 
     def prune(self, weights: Tree, head: str) -> tuple["Network", Tree]:
         """The UNet++ down to one of its heads, with the weights {"params", "stats"} it needs."""
@@ -136,6 +141,7 @@ class ImageNetwork(NamedTuple):
 
     graph: nnx.GraphDef
     heads: tuple[str, ...] = ("image",)
+    patch: int = 1  # config.model.patch
 
     def on(self, mesh: Mesh) -> "ImageNetwork":
         """The network as it is computed on the devices of a mesh, which is the same on all."""
@@ -160,6 +166,8 @@ class ImageNetwork(NamedTuple):
             key: given in training only: of dropout.
         """
         model = nnx.merge(self.graph, params, stats)
+        image = to_patches(image, self.patch)
+        inside = to_patches(inside[..., None], self.patch).any(-1)
         if key is None:
             fold_batch_norm(model)
             return model(image, inside, False, None), stats
@@ -171,7 +179,7 @@ def model_settings(config: ml_collections.ConfigDict, seed: int | jax.Array) -> 
     """What every model of this package is built with; fresh weights follow from the seed."""
     settings = config.model
     return {
-        "in_channels": views_per_example(config),
+        "in_channels": views_per_example(config) * settings.patch**2,
         "filters": tuple(settings.filters),
         "levels": settings.levels,
         "norm": settings.norm,

@@ -21,7 +21,8 @@ MAX_PICTURES = 6
 # The settings a reader asks for first; the rest is in the full list.
 MAIN_SETTINGS = (
     *("seed", "data.dir", "data.views", "data.mask", "data.crop_height", "data.crop_width"),
-    *("model.name", "model.filters", "model.levels", "model.norm", "model.deep_supervision"),
+    *("model.name", "model.patch", "model.filters", "model.levels", "model.norm"),
+    *("model.deep_supervision",),
     *("model.dtype", "train.num_steps", "train.num_epochs", "train.num_examples"),
     *("train.batch_size", "train.learning_rate", "mesh.data", "mesh.spatial"),
 )

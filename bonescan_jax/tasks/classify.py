@@ -63,8 +63,7 @@ def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> Cla
 
 def as_network(config: ml_collections.ConfigDict, model: Classifier) -> ImageNetwork:
     """The model without its weights."""
-    del config
-    return ImageNetwork(nnx.split(model)[0])
+    return ImageNetwork(nnx.split(model)[0], patch=config.model.patch)
 
 
 def batch_loss(

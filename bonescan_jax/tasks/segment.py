@@ -52,7 +52,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> UNetPlusPlus | UNet:
     """The model of config.model with fresh weights."""
     shared = model_settings(config, seed)
-    shared["num_classes"] = views_per_example(config) * len(CLASSES)
+    shared["num_classes"] = views_per_example(config) * len(CLASSES) * config.model.patch**2
     if config.model.name == "unet":
         return UNet(**shared)
     return UNetPlusPlus(deep_supervision=config.model.deep_supervision, **shared)
@@ -65,7 +65,14 @@ def as_network(config: ml_collections.ConfigDict, model: UNetPlusPlus | UNet) ->
     heads = tuple(f"head_{column}" for column in columns)
     execution = config.model.packed if config.model.name == "unetpp" else "off"
     views = views_per_example(config)
-    return Network(nnx.split(model)[0], heads, views, packed=execution, remat=config.model.remat)
+    return Network(
+        nnx.split(model)[0],
+        heads,
+        views,
+        packed=execution,
+        remat=config.model.remat,
+        patch=config.model.patch,
+    )
 
 
 def batch_loss(
