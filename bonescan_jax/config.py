@@ -123,6 +123,7 @@ def _train() -> ml_collections.ConfigDict:
         train[f"{name}_epochs"] = 0.0
         train[f"{name}_examples"] = 0
     train.log_every_steps = 20
+    train.optimizer = "adamw"  # adamw, or muon on the kernels of convolutions and adamw on the rest
     train.learning_rate = 1e-3  # peak, after the warm-up; falls to zero on a cosine
     # Weights to start from: the workdir of another run, its newest averaged weights, or a file of
     # `bonescan export`; what does not fit starts fresh. Only a run without a checkpoint reads it.
@@ -131,7 +132,7 @@ def _train() -> ml_collections.ConfigDict:
     # are, without decay too. The running statistics of its batch normalisation still follow the
     # data: in training the batch's own count, so in inference those of the same data must.
     train.encoder_learning_rate = 1.0
-    train.weight_decay = 1e-4  # AdamW, on kernels only
+    train.weight_decay = 1e-4  # on kernels only
     train.clip_gradient_norm = 1.0  # of all gradients together; 0 clips nothing
     train.ema_decay = 0.99  # of the averaged weights that are evaluated; 0 evaluates the last
     train.keep_checkpoints = 3  # the last ones; the best in validation is kept beside them
@@ -190,6 +191,7 @@ _CHOICES = {
     "data.mask": ("box", "ellipse", "otsu"),
     "data.name": ("bs80k", "phantom", "regions", "folder"),
     "model.name": ("unetpp", "unet"),
+    "train.optimizer": ("adamw", "muon"),
     "train.on_nonfinite": ("stop", "skip"),
     "model.patch": (1, 2, 4),
     "model.norm": ("none", "batch", "group", "instance"),

@@ -46,22 +46,49 @@ def learning_rate(hyperparameters: Hyperparameters, step: jax.Array) -> jax.Arra
     return hyperparameters.learning_rate * jnp.where(step < warmup, rising, falling)
 
 
-def make_optimizer(hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-    """AdamW behind gradient clipping, at the `learning_rate` of each step.
+def make_optimizer(
+    hyperparameters: Hyperparameters, name: str = "adamw"
+) -> optax.GradientTransformation:
+    """config.train.optimizer behind gradient clipping, at the `learning_rate` of each step.
 
     The state that it keeps is the same with all hyperparameters.
 
     AdamW: Loshchilov and Hutter, arXiv 1711.05101. Decay acts on kernels only: pulling biases and
     normalisation scales to zero would change what they normalise to, not how complex the net is.
+    Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. It acts on the kernels of
+    convolutions but the first, and AdamW with Nesterov's momentum and without decay on the rest.
+    Its updates have the size of AdamW's (Liu et al., arXiv 2502.16982), so that learning rates
+    mean the same.
     """
     limit = hyperparameters.clip_gradient_norm
-    return optax.chain(
-        optax.identity() if limit is None else optax.clip_by_global_norm(limit),
-        optax.adamw(
-            functools.partial(learning_rate, hyperparameters),
-            weight_decay=hyperparameters.weight_decay,
+    rate = functools.partial(learning_rate, hyperparameters)
+    decay = hyperparameters.weight_decay
+    if name == "muon":
+        optimizer = optax.contrib.muon(
+            rate,
+            weight_decay=decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=_RMS_OF_ADAM,
+        )
+    else:
+        optimizer = optax.adamw(
+            rate,
+            weight_decay=decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
-        ),
+        )
+    clip = optax.identity() if limit is None else optax.clip_by_global_norm(limit)
+    return optax.chain(clip, optimizer)
+
+
+_RMS_OF_ADAM = 0.2  # of AdamW's updates over the learning rate, arXiv 2502.16982
+_FIRST = "nodes/0_0/conv1/kernel"  # reads pixels, not features: its matrix has no two like sides
+
+
+def _matrices(params: Tree) -> Tree:
+    """Which axes of a kernel (height, width, in, out) are the matrix of Muon; None: AdamW's."""
+    numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    return jax.tree.map_with_path(
+        lambda path, leaf: numbers if leaf.ndim == 4 and path_name(path) != _FIRST else None, params
     )
 
 
@@ -72,7 +99,7 @@ def make_initial_state(
 
     The state is born sharded: no device ever holds more of it than its part.
     """
-    optimizer = make_optimizer(hyperparameters_of(config, 1, 0))
+    optimizer = make_optimizer(hyperparameters_of(config, 1, 0), config.train.optimizer)
 
     def init(seed: jax.Array) -> TrainState:
         params, stats = initial_weights(config, seed)
@@ -129,7 +156,7 @@ def make_train_step(
         gradients, stats, losses = batch_gradients(
             config, network, mesh, state, batch, hyperparameters
         )
-        optimizer = make_optimizer(hyperparameters)
+        optimizer = make_optimizer(hyperparameters, config.train.optimizer)
         health = examine(batch["sample"], losses, gradients, stats)
 
         def update(state: TrainState) -> TrainState:

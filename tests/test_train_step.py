@@ -327,3 +327,27 @@ def test_another_hyperparameter_is_no_other_program(
     assert others[0].lower(*others[1]).as_text() == program
     differences = jax.tree.map(lambda a, b: bool((a != b).any()), others[1][2], arguments[2])
     assert sum(jax.tree.leaves(differences)) == 1
+
+
+def test_muon_turns_kernels_evenly_and_leaves_the_rest_to_adamw(
+    small_config: ml_collections.ConfigDict,
+):
+    small_config.train.clip_gradient_norm, rate = 0.0, small_config.train.learning_rate
+    optimizer = make_optimizer(hyperparameters_of(small_config, 10, 0), "muon")
+    params = jax.device_get(build(small_config)[0]().params)
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda leaf: rng.normal(0, 1e-3, leaf.shape).astype("f4"), params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    adamw = optax.adamw(rate, weight_decay=0.0, nesterov=True)
+    others, _ = adamw.update(gradients, adamw.init(params), params)
+    for (path, update), other in zip(
+        jax.tree.leaves_with_path(jax.device_get(updates)), jax.tree.leaves(others), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if update.ndim == 4 and name != "nodes/0_0/conv1/kernel":
+            stretch = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
+            # Five steps of Newton and Schulz leave the singular values within 0.7 to 1.2.
+            assert stretch.max() / stretch.min() < 2, name
+            assert 0.5 < np.sqrt(np.square(update).mean()) / (0.2 * rate) < 1.5, name
+        else:
+            np.testing.assert_allclose(update, other, rtol=1e-5, err_msg=name)
