@@ -19,13 +19,12 @@ from bonescan_jax.phantom.anatomy import (
     Skeleton,
     skeleton,
 )
+from bonescan_jax.phantom.ordinary import bone_uptake, growth_plates
 from bonescan_jax.phantom.shapes import turn
 from bonescan_jax.phantom.uptake import (
     HotSpot,
     benign,
-    bone_uptake,
     diffuse,
-    growth_plates,
     joints,
     malignant,
     organs,

@@ -1,11 +1,11 @@
-"""Draws a patient's uptake: regional differences, foci, kidneys, bladder, injection site."""
+"""Draws a patient's hot spots: foci in bone, kidneys, bladder, injection site."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from bonescan_jax.phantom.anatomy import ANKLE, HIP, KNEE, SHOULDER, WRIST, Skeleton
+from bonescan_jax.phantom.anatomy import Skeleton
 from bonescan_jax.phantom.shapes import ellipsoid, tube, turn
 from bonescan_jax.scans import ABNORMAL, NORMAL
 
@@ -37,23 +37,6 @@ _BENIGN = (
 )  # fmt: skip
 # Callus of a break and the new bone of a metastasis make a rib thicker: bone volume over before.
 _RIB_GROWTH = 1.5
-# Regions whose uptake varies together from patient to patient (log-normal).
-_GROUPS = (
-    ("skull",), ("face", "mandible"), ("C", "T", "L", "sacrum", "coccyx"), ("rib", "clavicle"),
-    ("sternum", "manubrium"), ("scapula",), ("humerus", "radius", "ulna", "hand"),
-    ("ilium", "ischium", "pubis"), ("femur",),
-    ("patella",), ("tibia", "fibula"), ("foot",),
-)  # fmt: skip
-# Log-normal spread between patients where it is not 0.19, to BS-80K's 10th to 90th percentiles.
-_SPREADS = {"skull": 0.38, "face": 0.38, "sternum": 0.3, "patella": 0.38, "foot": 0.38, "C": 0.14}
-# Over the published uptakes of `anatomy`: what brings height bands and textures near
-# those of BS-80K's whole-body views (docs/phantom.md).
-_CALIBRATION = {
-    "skull": 0.8, "face": 0.7, "mandible": 0.65, "C": 0.6, "T": 0.75, "L": 0.65, "sacrum": 0.8,
-    "rib": 0.78, "sternum": 0.75, "manubrium": 0.8, "clavicle": 0.68, "scapula": 0.63,
-    "humerus": 0.5, "ilium": 0.62, "patella": 0.42, "tibia": 0.42, "femur": 0.82, "foot": 0.45,
-    "fibula": 0.22, "radius": 0.55, "ulna": 0.65, "hand": 0.6, "pubis": 0.8, "ischium": 0.8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,38 +66,6 @@ def label_of(kind: str, rule: str) -> int:
       rule: one of CLASS_RULES.
     """
     return ABNORMAL if kind in CLASS_RULES[rule] else NORMAL
-
-
-def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
-    """Return a factor per point: regions and bones differ, and no bone is even inside."""
-    facial = np.array([name.startswith(("face", "mandible")) for name in bones.names])
-    factor = np.exp(rng.normal(0, np.where(facial, 0.3, 0.06)))
-    for stem, times in _CALIBRATION.items():
-        factor[[name.startswith(stem) for name in bones.names]] *= times
-    for group in _GROUPS:
-        spread = _SPREADS.get(group[0], 0.19)
-        factor[[name.startswith(group) for name in bones.names]] *= np.exp(rng.normal(0, spread))
-    waves = rng.normal(0, 1, (5, 3)) * (2 * np.pi / rng.uniform(25, 90, (5, 1))) / np.sqrt(3)
-    phase = rng.uniform(0, 2 * np.pi, 5)
-    x, y, z = bones.points.T
-    texture = np.zeros(len(x), np.float32)
-    for (a, b, c), shift in zip(waves.astype(np.float32), phase.astype(np.float32), strict=True):
-        texture += np.sin(a * x + b * y + c * z + shift)  # no BLAS: it may differ by machine
-    return (factor[bones.bone] * (1 + 0.055 * texture)).astype(np.float32)
-
-
-def growth_plates(bones: Skeleton) -> np.ndarray:
-    """Return ×4 at the growth plates of a child's long bones (BS-80K's id 1240), 1 elsewhere."""
-    plates = (
-        ("femur", HIP[1] + 12), ("femur", KNEE[1] - 42), ("fibula", KNEE[1] + 45),
-        ("tibia", KNEE[1] + 28), ("tibia", ANKLE[1] - 22), ("humerus", SHOULDER[1] + 20),
-        ("radius", WRIST[1] - 18), ("ulna", WRIST[1] - 18),
-    )  # fmt: skip
-    factor = np.ones(len(bones.points), np.float32)
-    for bone, y in plates:
-        index = bones.indices(bone)
-        factor[index] += 3 * np.exp(-0.5 * ((bones.points[index, 1] - y) / 4.5) ** 2)
-    return factor
 
 
 def _focus(
@@ -289,11 +240,10 @@ def _urine(rng: np.random.Generator, quiet: bool) -> list[Organ]:
     """Bladder, and at times the urethra or a drop on skin or clothes."""
     # Most have just voided: a flat rest behind the symphysis.
     full = not quiet and rng.random() < 0.42
-    fill = (
-        float(np.exp(rng.normal(0.1, 0.25))) if full else 0.9 * float(np.exp(rng.normal(0, 0.15)))
-    )
-    centre = (rng.normal(0, 5), 886 - 16 * fill if full else 884, 122.0)
-    points, volume = ellipsoid(centre, np.array((27, 21 if full else 9, 25)) * fill)
+    fill = float(np.exp(rng.normal(0.1, 0.25) if full else rng.normal(-0.1, 0.25)))
+    centre = (rng.normal(0, 7), 886 - 16 * fill if full else rng.normal(884, 7), 122.0)
+    shape = np.array((27, 21 if full else 9, 25)) * np.exp(rng.normal(0, 0.15, 3))
+    points, volume = ellipsoid(centre, shape * fill)
     usual = np.log(2.6 if full else 0.8 if quiet else 1.3)
     uptake = float(np.clip(np.exp(rng.normal(usual, 1.0 if full else 0.6)), 0.3, 50))  # SUV to 50
     found = [Organ("bladder", "trunk", None, points, volume * uptake)]
