@@ -72,6 +72,7 @@ def _test_rows(workdir: Path, step: int, min_area: int) -> tuple[str, list[ViewR
             "selected": resolve_predictor(workdir, USUAL),
             "checkpoint": USUAL.checkpoint,
             "mirror": USUAL.mirror,
+            "alone": USUAL.alone,
         }
         if all(about.get(name) == value for name, value in wanted.items()):
             return about["selected"], rows

@@ -160,7 +160,7 @@ class _Scorer:
         self.members, self.mesh, self.choice, self.folder = members, mesh, choice, folder
         self.config = config or members[0].config
         self.task = task_of(self.config)
-        self.ensemble = Ensemble(members, mesh, choice.mirror)
+        self.ensemble = Ensemble(members, mesh, choice.mirror, choice.alone)
         self._baseline = baseline
 
     def about(self, split: str) -> dict[str, Any]:
@@ -180,6 +180,7 @@ class _Scorer:
             ],
             "selected": self.ensemble.selected,
             "mirror": self.choice.mirror,
+            "alone": self.choice.alone,
             "checkpoint": self.choice.checkpoint,
             "data": data.name,
             "data_dir": data.dir,
@@ -230,7 +231,9 @@ class _Scorer:
         ensembles, names = [self.ensemble], list(self.ensemble.names)
         if unaveraged:
             require_segmentation(self.config, "--unaveraged", "what it scores are masks")
-            ensembles.append(Ensemble(self._unaveraged(), self.mesh, self.choice.mirror))
+            ensembles.append(
+                Ensemble(self._unaveraged(), self.mesh, self.choice.mirror, self.choice.alone)
+            )
             names += [f"{name} unaveraged" for name in self.ensemble.names]
 
         def say(arrays: dict[str, jax.Array]) -> list[jax.Array]:
@@ -298,7 +301,7 @@ def _are_kept(path: Path, about: dict[str, Any]) -> bool:
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
     """What rows depend on, without the folders, which may have moved."""
-    names = ("split", "selected", "mirror", "checkpoint", "data_fingerprint", "min_area")
+    names = ("split", "selected", "mirror", "alone", "checkpoint", "data_fingerprint", "min_area")
     members = [(each["weights"], each["predictor"]) for each in about["members"]]
     return {name: about[name] for name in names} | {"members": members}
 

@@ -107,10 +107,11 @@ def _portable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _scores(workdir: Path, step: int, predictor: str) -> dict[str, Any]:
-    """evaluation/test.json, if it is of these weights and this predictor, mirrored views aside."""
+    """evaluation/test.json, if it is of these weights and this predictor in its usual way."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((workdir / "evaluation" / "test.json").read_text())
-        if (found["step"], found["selected"], found["mirror"]) == (step, predictor, False):
+        usual = not (found["mirror"] or found["alone"])
+        if usual and (found["step"], found["selected"]) == (step, predictor):
             return found
     return {}
 

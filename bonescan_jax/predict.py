@@ -270,7 +270,7 @@ class _Finder:
         mesh = make_evaluation_mesh(jax.devices()[:1])
         members = [prune(each) for each in load_trained(workdirs, mesh, choice, changes)]
         self.config = members[0].config
-        self.say = Ensemble(members, mesh, choice.mirror)
+        self.say = Ensemble(members, mesh, choice.mirror, choice.alone)
         self.predictor = self.say.selected
         self.num_views = views_per_example(self.config)
 

@@ -45,6 +45,7 @@ class Choice(NamedTuple):
     predictor: str = "best"  # "mean" of the heads, one, as "head_2", or the "best" in validation
     checkpoint: str = "newest"  # or "best" in validation
     mirror: bool = False  # test-time augmentation: averaged with the prediction on mirrored views
+    alone: bool = False  # each view of a pair is read without the other, to see what that one gives
 
 
 USUAL = Choice()
@@ -307,10 +308,13 @@ class Ensemble:
         members: one network or more.
         mesh: that weights and batches lie on.
         mirror: whether what counts is averaged with the prediction on mirrored views.
+        alone: whether each view of a pair is read without the other.
     """
 
-    def __init__(self, members: Sequence[Trained], mesh: Mesh, mirror: bool = False) -> None:
-        self.members = members
+    def __init__(
+        self, members: Sequence[Trained], mesh: Mesh, mirror: bool = False, alone: bool = False
+    ) -> None:
+        self.members, self.alone = members, alone
         task = task_of(members[0].config)
         self._inputs = task.INPUTS
         # Equal networks, as those of the folds, compile once.
@@ -332,8 +336,19 @@ class Ensemble:
         self.selected = mirrored_name(selected) if mirror else selected
         self.row = self.names.index(self.selected)
 
-    def __call__(self, arrays: Mapping[str, jax.typing.ArrayLike]) -> jax.Array:
+    def __call__(self, arrays: Mapping[str, jax.Array | np.ndarray]) -> jax.Array:
         """(names, B, …) probabilities of a batch, as the task's predict step gives them."""
+        image = arrays["image"]
+        if not self.alone or image.shape[-1] == 1:
+            return self._predict(arrays)
+        # A view that is missing is black, as in training (augment.hidden_view).
+        each = [
+            self._predict({**arrays, "image": image * shown})[:, :, place : place + 1]
+            for place, shown in enumerate(np.eye(image.shape[-1], dtype=image.dtype))
+        ]
+        return jnp.concatenate(each, axis=2)
+
+    def _predict(self, arrays: Mapping[str, jax.Array | np.ndarray]) -> jax.Array:
         said = [
             step(member.weights, *(arrays[name] for name in self._inputs))
             for step, member in zip(self._steps, self.members, strict=True)

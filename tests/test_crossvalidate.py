@@ -85,7 +85,7 @@ def test_masks_are_pooled_over_pixels(
         counts = [[[fold, 1, 2], [9, 0, 0]], [[0, 1, 0], [0, 0, fold]]]
         about = {
             **{"step": 4, "min_area": small_config.evaluate.min_area, "selected": "head_1"},
-            **{"checkpoint": "newest", "mirror": False},
+            **{"checkpoint": "newest", "mirror": False, "alone": False},
         }
         rows = [
             row._replace(pixels={"head_1": each, "threshold": each})

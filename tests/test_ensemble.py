@@ -56,6 +56,23 @@ def batch(views: int) -> dict[str, jax.Array]:
     return {"image": pixels, "reference": np.full((2, views), 15, np.float32)}
 
 
+def test_alone_a_view_of_a_pair_is_read_without_the_other(
+    two_level_config: ml_collections.ConfigDict, tmp_path: Path
+):
+    two_level_config.data.views = "both"
+    mesh = make_evaluation_mesh(jax.devices()[:1])
+    members = load_trained([run_of(two_level_config, tmp_path / "run", 0)], mesh, MEAN, {})
+    arrays = batch(2)
+    alone = np.asarray(Ensemble(members, mesh, alone=True)(arrays))
+    together = np.asarray(Ensemble(members, mesh)(arrays))
+    assert np.abs(alone - together).max() > 1e-3  # or nothing would be shown
+    for place in range(2):
+        without = np.array(arrays["image"])
+        without[..., 1 - place] = 0
+        expected = np.asarray(Ensemble(members, mesh)(arrays | {"image": without}))
+        np.testing.assert_allclose(alone[:, :, place], expected[:, :, place], atol=1e-6)
+
+
 @pytest.mark.parametrize("views", ["each", "both"])
 def test_mirrored_views_and_members_are_averaged(
     two_level_config: ml_collections.ConfigDict, tmp_path: Path, views: str

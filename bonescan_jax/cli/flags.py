@@ -211,13 +211,16 @@ def choice_flags(values: flags.FlagValues) -> None:
         "time; the views of a pair are mirrored together."
     )
     flags.DEFINE_bool("mirror", False, text, flag_values=values)
+    text = "Reads each view of a pair without the other one, to see what that one gives."
+    flags.DEFINE_bool("alone", False, text, flag_values=values)
 
 
 def read_choice(values: flags.FlagValues) -> "Choice":
     """The choice of `choice_flags`, or of `weights_flags`, which leave mirrored views out."""
     from bonescan_jax.trained import Choice
 
-    return Choice(values.predictor, values.checkpoint, "mirror" in values and values.mirror)
+    mirror, alone = (name in values and bool(values[name].value) for name in ("mirror", "alone"))
+    return Choice(values.predictor, values.checkpoint, mirror, alone)
 
 
 def process_flags(values: flags.FlagValues) -> None:

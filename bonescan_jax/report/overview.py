@@ -242,6 +242,8 @@ def _weights(run: Run) -> str:
         words += ", best in validation"
     if found.get("mirror"):
         words += ", mirrored views averaged in"
+    if found.get("alone"):
+        words += ", each view without the other"
     return words
 
 
