@@ -108,6 +108,9 @@ def _loss() -> ml_collections.ConfigDict:
     # 0.75 hot_spot_crops) found 1.4 times the abnormal pixels of phantoms, and invented 3 times.
     loss.class_weights = (1.0, 1.0, 1.0)
     loss.overlap_weight = 1.0
+    # Of the cross-entropy of an auxiliary head that says of which bone each pixel is; simulated
+    # scans know (data.name=phantom). 0 leaves it out. It is there in training only.
+    loss.bones_weight = 0.0
     # Tversky index, arXiv 1706.05721; 0.5 and 0.5 make it the Dice coefficient.
     loss.false_positive_weight = 0.5
     loss.false_negative_weight = 0.5
@@ -234,6 +237,7 @@ _RANGES = (
     ("loss.focal_gamma", 0.0, _INFINITY),
     ("loss.class_weights", 0.0, _INFINITY),
     ("loss.overlap_weight", 0.0, _INFINITY),
+    ("loss.bones_weight", 0.0, _INFINITY),
     ("loss.false_positive_weight", 0.0, _INFINITY),
     ("loss.false_negative_weight", 0.0, _INFINITY),
     ("train.batch_size", 1, _INFINITY),

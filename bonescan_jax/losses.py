@@ -68,6 +68,20 @@ def _tversky(probability: jax.Array, truth: jax.Array, settings: Section) -> jax
     )
 
 
+def bones_loss(logits: jax.Array, bones: jax.Array) -> jax.Array:
+    """The mean cross-entropy of the bones, a scalar.
+
+    An auxiliary task: what knows the anatomy tells a hot joint from a hot lesion.
+
+    Args:
+        logits: (bones, …) float32.
+        bones: (…) numbers of `scans.bones.BONES`, of any type.
+    """
+    # Not by gathering, which is slow on every device.
+    own = sum(jnp.where(bones == number, logit, 0.0) for number, logit in enumerate(logits))
+    return (jax.nn.logsumexp(logits, axis=0) - own).mean()
+
+
 def deep_supervision_loss(
     logits: Sequence[jax.Array], mask: jax.Array, settings: Section
 ) -> tuple[jax.Array, list[jax.Array]]:

@@ -22,7 +22,7 @@ from bonescan_jax.datasets.records import (
     read_settings,
 )
 from bonescan_jax.errors import InputError
-from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH
+from bonescan_jax.scans import HEIGHT, VIEWS, WIDTH, Scan
 from bonescan_jax.scans.bs80k import (
     KNOWN_FOREIGN,
     KNOWN_UNUSUAL,
@@ -101,6 +101,12 @@ class BS80K(ScanBuilder[BS80KSource]):
             "boxes": tfds.features.Tensor(shape=(None, 5), dtype=np.int32),
         }
 
+    @staticmethod
+    def fields(scan: Scan) -> dict[str, Any]:
+        """What else its record holds."""
+        del scan
+        return {}
+
     def _generate_examples(self, patients: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         scans = (scan for patient in patients for scan in self._source.read_patient(patient))
         images = ((scan, scan.image) for scan in scans)
@@ -114,6 +120,7 @@ class BS80K(ScanBuilder[BS80KSource]):
                     "boxes": np.array(scan.boxes, np.int32).reshape(-1, 5),
                     "abnormal": int(scan.abnormal),
                     **overflow.fields(),
+                    **self.fields(scan),
                 },
             )
             self._written(f"patient {scan.patient}, {scan.view}", overflow)

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 
 from bonescan_jax.datasets.records import Record
+from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, WIDTH
+from bonescan_jax.scans.bones import decode_bones, window_of_bones
 from bonescan_jax.scans.files import PNG_SIGNATURE
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.masks import NEED_IMAGE, boxes_to_mask
@@ -27,6 +29,21 @@ def decode(record: Record, mask_recipe: str, window: tuple[slice, slice] = WHOLE
         "gain": np.float32(record["gain"]),
         "reference": np.float32(record["reference"]),
     }
+
+
+def decode_bones_of(record: Record, window: tuple[slice, slice]) -> np.ndarray:
+    """Of which of `scans.bones.BONES` each pixel of these rows and columns is, uint8.
+
+    Raises:
+        InputError: the record does not know.
+    """
+    try:
+        return window_of_bones(decode_bones(record.get("bones", b"")), window)
+    except ValueError as error:
+        raise InputError(
+            f"patient {record['patient']}: {error}; set loss.bones_weight to 0, or prepare "
+            "simulated scans of this version"
+        ) from error
 
 
 def decode_labelled(record: Record, size: tuple[int, int]) -> View:

@@ -1,22 +1,43 @@
 """Simulated patients as a data set: they go through the files and the checks of BS-80K."""
 
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
 from bonescan_jax.datasets.bs80k import BS80K, prepare
 from bonescan_jax.phantom.files import write_bs80k
+from bonescan_jax.scans import Scan
 from bonescan_jax.scans.writing import hidden_folder
+
+_NO_BONES = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
 
 
 class Phantom(BS80K):
-    """The same records from simulated scans, which have no known defects."""
+    """The same records from simulated scans, which know their bones and have no known defects."""
 
     DESCRIPTION = "Simulated whole-body bone scans with boxed hot spots, one record a view."
     CITATION = ""
 
     name = "phantom"
+
+    @staticmethod
+    def features() -> dict[str, Any]:
+        """What BS-80K has, and of which bone each pixel is."""
+        # of one pixel where the scans came without
+        return BS80K.features() | {
+            "bones": tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        }
+
+    @staticmethod
+    def fields(scan: Scan) -> dict[str, Any]:
+        """The map of bones."""
+        return {"bones": io.BytesIO(scan.bones or _NO_BONES)}
 
 
 def prepare_phantom(

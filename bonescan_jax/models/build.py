@@ -1,5 +1,6 @@
 """From config.model to a pure function over plain dictionaries of arrays."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,18 @@ def views_per_example(config: ml_collections.ConfigDict) -> int:
     return 2 if config.data.views == "both" else 1
 
 
+Lay = Callable[[jax.Array], jax.Array]
+
+
+class HeadLogits(NamedTuple):
+    """Float32 logits of every head, classes first, and how a mask is laid out as their pixels."""
+
+    classes: list[jax.Array]  # (K, …)
+    bones: list[jax.Array]  # (len(BONES), …) one for each patch; none without `num_bones`
+    lay: Lay  # a mask (B, H, W, V) of classes
+    lay_bones: Lay  # and one of bones
+
+
 class Network(NamedTuple):
     """A model without its weights: what stays the same over a run."""
 
@@ -47,39 +60,41 @@ class Network(NamedTuple):
 
     def class_logits(
         self, params: Tree, stats: Tree, image: jax.Array, train: bool
-    ) -> tuple[list[jax.Array], Callable[[jax.Array], jax.Array], Tree]:
-        """Logits (K, …) of every head, how their pixels lie, and the statistics after this batch.
+    ) -> tuple[HeadLogits, Tree]:
+        """Logits of every head, however their pixels lie, and the statistics after this batch.
 
         Args:
             params: the weights.
             stats: the running statistics of batch normalisation; empty for other norms.
             image: (B, H, W, V) as `augment.normalize` gives it.
             train: use and track the batch's own statistics.
-
-        Returns:
-            For each head float32 logits, classes first; a function that lays a mask (B, H, W, V)
-            out as their pixels; the running statistics.
         """
         image = to_patches(image, self.patch)
-        shape = (self.views, len(CLASSES), self.patch**2)
         if self.packed == "on":
             model = self._model(params, stats, train)
             heads, cell = packed.apply(model, image, train, self.shards)
             stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)) if train else stats
-            split = [jnp.moveaxis(head.reshape(*shape, *head.shape[1:]), 1, 0) for head in heads]
-            logits = [head.reshape(len(CLASSES), -1, *head.shape[3:]) for head in split]
-
-            def lay(mask: jax.Array) -> jax.Array:
-                return packed.pack_mask(to_patches(mask, self.patch), cell, self.shards)
+            lay: Lay = functools.partial(packed.pack_mask, cell=cell, shards=self.shards)
         else:
             heads, stats = self._plain(params, stats, image, train)
-            split = [jnp.moveaxis(head.reshape(*head.shape[:-1], *shape), -2, 0) for head in heads]
-            logits = [head.reshape(*head.shape[:-2], -1) for head in split]
+            heads = [jnp.moveaxis(head, -1, 0) for head in heads]
+            lay = functools.partial(jnp.moveaxis, source=-1, destination=0)
 
-            def lay(mask: jax.Array) -> jax.Array:
-                return to_patches(mask, self.patch)
+        # Outputs are V · K · patch², then V · bones.
+        def classes(head: jax.Array) -> jax.Array:
+            split = head[:outputs].reshape(self.views, len(CLASSES), -1, *head.shape[1:])
+            return jnp.moveaxis(split, 1, 0).reshape(len(CLASSES), -1, *head.shape[1:])
 
-        return logits, lay, stats
+        def bones(head: jax.Array) -> jax.Array:
+            return jnp.moveaxis(head[outputs:].reshape(self.views, -1, *head.shape[1:]), 1, 0)
+
+        outputs = self.views * len(CLASSES) * self.patch**2
+        return HeadLogits(
+            [classes(head) for head in heads],
+            [bones(head) for head in heads if len(head) > outputs],
+            lambda mask: lay(to_patches(mask, self.patch)),
+            lambda mask: lay(mask[:, :: self.patch, :: self.patch]),
+        ), stats
 
     def _model(self, params: Tree, stats: Tree, train: bool) -> Any:  # noqa: ANN401 - of any net
         model = nnx.merge(self.graph, params, stats)

@@ -436,16 +436,21 @@ def apply(
         shards: equal parts that the devices split the batch into.
 
     Returns:
-        For each supervised column float32 (num_classes, pixels of a cell, cells), and the cell;
+        For each supervised column float32 (outputs, pixels of a cell, cells), and the cell;
         `pack_mask` and `unpack_logits` say which pixel lies where.
     """
     check_size(x, model.levels)
     weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    bones = weights.pop("bones", {})
     plan = _plan(model, x, shards)
     if not train:
         running = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         logits, _ = _forward(plan, weights, x, running if plan.norm == "batch" else None)
         return logits, plan.cells[0]
+    if bones:
+        weights["heads"] = jax.tree.map(
+            lambda head, other: jnp.concatenate([head, other], -1), weights["heads"], bones
+        )
     logits, moments = _train(plan, weights, x)
     if plan.norm == "batch":
         for name, (first, second) in moments.items():

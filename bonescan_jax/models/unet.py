@@ -30,6 +30,7 @@ class UNet(nnx.Module):
         filters: Sequence[int] = (32, 64, 128, 256, 512),
         levels: int = 4,
         norm: str = "batch",
+        num_bones: int = 0,
         *,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -47,6 +48,7 @@ class UNet(nnx.Module):
             [ConvBlock(2 * filters[row], filters[row], norm, dtype, rngs) for row in range(levels)]
         )
         self.head = Head(filters[0], num_classes, dtype, rngs)
+        self.bones = Head(filters[0], num_bones, dtype, rngs) if num_bones else None
 
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """Images (B, H, W, in_channels) to a list of one: float32 logits (B, H, W, num_classes)."""
@@ -57,4 +59,7 @@ class UNet(nnx.Module):
         x = skips.pop()
         for row in reversed(range(self.levels)):
             x = self.decoder[row]([self.ups[row](x), skips[row]], train)
-        return [self.head(x)]
+        logits = self.head(x)
+        if train and self.bones is not None:  # an auxiliary head for training only
+            logits = jnp.concatenate([logits, self.bones(x)], -1)
+        return [logits]

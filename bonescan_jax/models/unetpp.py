@@ -32,6 +32,7 @@ class UNetPlusPlus(nnx.Module):
         levels: depth, L1 … L4 of the paper: how many times the image is halved.
         norm: none (as the authors), batch, group or instance.
         deep_supervision: a head on every X^{0,j} instead of on the last only.
+        num_bones: outputs of an auxiliary head beside each, which is there for training only.
         dtype: of the activations; parameters are float32.
         rngs: source of the initial weights.
 
@@ -47,6 +48,7 @@ class UNetPlusPlus(nnx.Module):
         levels: int = 4,
         norm: str = "batch",
         deep_supervision: bool = True,
+        num_bones: int = 0,
         *,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -64,10 +66,15 @@ class UNetPlusPlus(nnx.Module):
             nodes[f"{row}_{column}"] = ConvBlock(width, filters[row], norm, dtype, rngs)
         self.nodes = nnx.Dict(nodes)
         self.ups = nnx.Dict(ups)
-        heads = {
-            f"{column}": Head(filters[0], num_classes, dtype, rngs) for column in self.supervised
-        }
-        self.heads = nnx.Dict(heads)
+
+        def heads(outputs: int) -> nnx.Dict:
+            each = {
+                f"{column}": Head(filters[0], outputs, dtype, rngs) for column in self.supervised
+            }
+            return nnx.Dict(each)
+
+        self.heads = heads(num_classes)
+        self.bones = heads(num_bones) if num_bones else nnx.Dict({})
 
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """Logits of every head, the shallowest first.
@@ -77,7 +84,8 @@ class UNetPlusPlus(nnx.Module):
             train: normalise with the batch's own statistics and track them.
 
         Returns:
-            For each supervised column float32 logits (B, H, W, num_classes), all at full size.
+            For each supervised column float32 logits (B, H, W, num_classes), all at full size; in
+            training with those of the auxiliary head behind them.
         """
         check_size(x, self.levels)
         outputs: dict[tuple[int, int], jax.Array] = {}
@@ -91,7 +99,11 @@ class UNetPlusPlus(nnx.Module):
                     sources = [up, *(outputs[row, earlier] for earlier in range(column))]
                 outputs[row, column] = self.nodes[name](sources, train)
         with jax.named_scope("heads"):
-            return [self.heads[f"{column}"](outputs[0, column]) for column in self.supervised]
+            heads = [self.heads, self.bones] if train and self.bones else [self.heads]
+            return [
+                jnp.concatenate([each[f"{column}"](outputs[0, column]) for each in heads], -1)
+                for column in self.supervised
+            ]
 
 
 def node_order(levels: int) -> list[tuple[int, int]]:
@@ -118,4 +130,5 @@ def prune(model: UNetPlusPlus, level: int) -> UNetPlusPlus:
     pruned.nodes = nnx.Dict({name: pruned.nodes[name] for name in kept})
     pruned.ups = nnx.Dict({name: pruned.ups[name] for name in kept if name in pruned.ups})
     pruned.heads = nnx.Dict({f"{level}": pruned.heads[f"{level}"]})
+    pruned.bones = nnx.Dict({})
     return pruned

@@ -5,18 +5,41 @@ Every bone and organ is projected from its true depth, blurred by the collimator
 Gaussian of σ 35 mm).
 """
 
+import functools
+
 import cv2
 import numpy as np
 from scipy import ndimage
 
+from bonescan_jax.phantom.anatomy import skeleton
 from bonescan_jax.phantom.body import Body
 from bonescan_jax.scans import HEIGHT, WIDTH
+from bonescan_jax.scans.bones import BONES, COARSE
 
 ATTENUATION = 0.012  # per mm, effective (broad beam) at 140 keV
 LUNG_SAVES = 0.55  # share of the attenuation that a path through lung spares
 SCATTER, SCATTER_MM = 0.3, 35.0
 TABLE_GAP = 20.0  # mm of table and mattress, beside the gap that there is in front as well
 _SLABS = 6  # depth ranges, each with one blur
+
+
+OUTLINE = 0.6  # of soft tissue's counts: where bone gives less it is not seen
+# Bones of each of `BONES` after the first.
+_STEMS = (
+    ("skull",), ("face", "mandible"), ("C", "T", "L"), ("sacrum", "coccyx"),
+    ("ilium", "ischium", "pubis"), ("rib",), ("sternum", "manubrium"), ("clavicle", "scapula"),
+    ("humerus", "radius", "ulna", "hand"), ("femur", "tibia", "fibula"), ("patella",), ("foot",),
+)  # fmt: skip
+
+
+@functools.cache
+def bone_numbers() -> np.ndarray:
+    """Return the number in `BONES` of each point of the skeleton, uint8."""
+    bones = skeleton()
+    numbers = np.zeros(len(bones.points), np.uint8)
+    for number, stems in enumerate(_STEMS, start=1):
+        numbers[bones.indices(*stems)] = number
+    return numbers
 
 
 class Camera:
@@ -91,6 +114,30 @@ class Camera:
                     layer, (0, 0), float(sigma), borderType=cv2.BORDER_CONSTANT
                 )
         return image, top, left
+
+    def bone_map(self, weight: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        """Of which bone most of what each pixel shows comes, (512, 128) uint8: `scans.bones`.
+
+        Args:
+          weight: (n,) activity of the points, those of the skeleton first.
+          tissue: (1024, 256) what `soft_tissue` says: where bone gives less than `OUTLINE` of that
+            there is none.
+        """
+        numbers = bone_numbers()
+        high, wide = HEIGHT // COARSE, WIDTH // COARSE
+        shown = slice(len(numbers))
+        row, column = (
+            np.clip(axis[shown] / COARSE, 0, most - 1).astype(np.int32)
+            for axis, most in ((self.row, high), (self.column, wide))
+        )
+        place = (numbers.astype(np.int32) * high + row) * wide + column
+        amounts = np.bincount(place, (weight * self.passed)[shown], len(BONES) * high * wide)
+        amounts = amounts.reshape(len(BONES), high, wide).astype(np.float32)
+        sigma = float(np.median(self.sigmas)) / COARSE
+        blurred = np.stack([cv2.GaussianBlur(each, (0, 0), sigma) for each in amounts])
+        around = cv2.resize(tissue, (wide, high), interpolation=cv2.INTER_AREA) * COARSE**2
+        outside = blurred.sum(0) < OUTLINE * around
+        return np.where(outside, 0, blurred.argmax(0)).astype(np.uint8)
 
     def soft_tissue(self, uptake: np.ndarray) -> np.ndarray:
         """Even uptake through the whole thickness, attenuated on its way out."""

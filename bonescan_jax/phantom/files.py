@@ -15,7 +15,8 @@ from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.patient import PhantomView, simulate_patient
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH, Box
-from bonescan_jax.scans.bs80k import FOLDERS, XML_FOLDERS
+from bonescan_jax.scans.bones import encode_bones
+from bonescan_jax.scans.bs80k import BONES_FOLDER, FOLDERS, XML_FOLDERS
 from bonescan_jax.scans.writing import complete_folder
 
 Task = TypeVar("Task")
@@ -153,6 +154,8 @@ def _write_patient(task: PatientTask) -> tuple[int, dict[str, int]]:
             (out / folder / annotations / f"{patient}.xml").write_bytes(
                 _xml(folder, f"{patient}.jpg", view.boxes)
             )
+        path = out / folder / BONES_FOLDER / f"{patient}.png"
+        path.write_bytes(encode_bones(view.bones))
         tally.update(tally_view(view))
         truth |= view_truth(view)
     np.savez_compressed(out / "truth" / f"{patient}.npz", allow_pickle=False, **truth)
@@ -169,7 +172,8 @@ def _write_all(
 ) -> Counter[str]:
     """Write every patient's files into `out`, in this process or in several."""
     for view in VIEWS:
-        (out / FOLDERS[view] / XML_FOLDERS[view]).mkdir(parents=True)
+        for inside in (XML_FOLDERS[view], BONES_FOLDER):
+            (out / FOLDERS[view] / inside).mkdir(parents=True)
     (out / "truth").mkdir()
     totals: Counter[str] = Counter()
     labels: dict[str, dict[int, int]] = {view: {} for view in VIEWS}

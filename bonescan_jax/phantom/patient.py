@@ -13,6 +13,7 @@ from bonescan_jax.phantom.body import PIXEL_MM, Body, draw_body
 from bonescan_jax.phantom.camera import Camera, scatter
 from bonescan_jax.phantom.uptake import HotSpot
 from bonescan_jax.scans import VIEWS, Box
+from bonescan_jax.scans.bones import COARSE
 
 COUNTS = (0.1e6, 1.0e6)  # per view
 # Fourteen patients of whom whole-body views are known have 280,000 to 975,000, half of them under
@@ -40,6 +41,7 @@ class PhantomView:
     boxes: tuple[Box, ...]
     gain: float
     field: tuple[int, int, int, int]  # scanned rows and columns: top, bottom, left, right
+    bones: np.ndarray  # (512, 128) uint8: `scans.bones`
     pixel: float = PIXEL_MM  # mm
 
 
@@ -74,6 +76,7 @@ def simulate_view(
     """
     camera = Camera(body, view)
     image = camera.soft_tissue(body.tissue)
+    regions = camera.bone_map(body.weight, image)
     bones, top, left = camera.project(body.weight)
     image[top : top + bones.shape[0], left : left + bones.shape[1]] += bones
     spots = []
@@ -96,7 +99,8 @@ def simulate_view(
     mask, boxes = annotate(merge_foci(seen), expected, field, reader)
     gain = brightness / max(1.0, float(noisy.sum()))
     grey = to_grey(exported(noisy, gain), gain)
-    return PhantomView(view, noisy, grey, mask, boxes, gain, field, body.pixel)
+    regions[scanned[::COARSE, ::COARSE] == 0] = 0
+    return PhantomView(view, noisy, grey, mask, boxes, gain, field, regions, body.pixel)
 
 
 def exported(counts: np.ndarray, gain: float) -> np.ndarray:

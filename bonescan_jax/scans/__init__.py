@@ -26,3 +26,4 @@ class Scan(NamedTuple):
     image: bytes  # encoded file, JPEG as BS-80K has it
     boxes: tuple[Box, ...]  # empty: the view has no hot spots
     abnormal: bool  # the image-level label of <folder>.txt
+    bones: bytes = b""  # of simulated scans: `bones.encode_bones`

@@ -23,6 +23,7 @@ from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, HEIGHT, VIEWS, WIDTH, Box, Scan
 from bonescan_jax.scans.annotations import parse_boxes, parse_labels
+from bonescan_jax.scans.bones import decode_bones
 from bonescan_jax.scans.duplicates import image_digest, same_person
 from bonescan_jax.scans.exif import check_as_stored
 from bonescan_jax.scans.findings import (
@@ -41,6 +42,7 @@ from bonescan_jax.scans.source import SourceFiles, open_source
 
 FOLDERS = {"anterior": "wholeBodyANT", "posterior": "wholeBodyPOST"}
 XML_FOLDERS = {"anterior": "ant", "posterior": "post"}
+BONES_FOLDER = "bones"  # beside the XML files, of simulated scans only
 # The largest files that are read, in bytes: ten times what BS-80K has and more.
 _MAX_IMAGE, _MAX_XML, _MAX_LABELS = 4 << 20, 1 << 20, 4 << 20
 
@@ -78,6 +80,7 @@ class _View(NamedTuple):
     image_digest: str
     boxes: tuple[Box, ...]
     abnormal: bool
+    bones_path: str | None
 
 
 class _ViewFiles(NamedTuple):
@@ -86,6 +89,7 @@ class _ViewFiles(NamedTuple):
     folder: str
     images: dict[int, str]  # by patient, sorted
     annotations: dict[int, str]
+    bones: dict[int, str]
     labels: str | None
     ambiguous: frozenset[int]  # patients with two images or two annotations
 
@@ -95,6 +99,7 @@ class _ViewFiles(NamedTuple):
             self.images.values(), (_check_image, _MAX_IMAGE)
         )
         parsers |= dict.fromkeys(self.annotations.values(), (parse_boxes, _MAX_XML))
+        parsers |= dict.fromkeys(self.bones.values(), (_check_bones, _MAX_IMAGE))
         return parsers | ({self.labels: (parse_labels, _MAX_LABELS)} if self.labels else {})
 
 
@@ -124,9 +129,10 @@ class BS80KSource:
             yield from self.read_patient(patient)
 
     def _read_scan(self, patient: int, view: str) -> Scan:
-        path, _, boxes, abnormal = self._views[patient, view]
+        path, _, boxes, abnormal, bones_path = self._views[patient, view]
         try:
-            return Scan(patient, view, self._read(path, _MAX_IMAGE), boxes, abnormal)
+            bones = self._read(bones_path, _MAX_IMAGE) if bones_path else b""
+            return Scan(patient, view, self._read(path, _MAX_IMAGE), boxes, abnormal, bones)
         except ValueError as error:
             raise InputError(f"{printable(path)}: {error}, though it could be before.") from error
 
@@ -234,6 +240,7 @@ def _list_view(view: str, root: str, paths: list[str], report: Report) -> _ViewF
     inside = [path for path in paths if path.startswith(f"{folder}/")]
     images, twice_image, other = _number(inside, folder, ".jpg", report)
     annotations, twice_annotated, other = _number(other, xml_folder, ".xml", report)
+    bones, twice_drawn, other = _number(other, f"{folder}/{BONES_FOLDER}", ".png", report)
     for path in other:
         if path != labels:
             phrase = "is not part of BS-80K's layout, expected images, XML files and labels only"
@@ -242,8 +249,9 @@ def _list_view(view: str, root: str, paths: list[str], report: Report) -> _ViewF
         folder=folder,
         images=images,
         annotations=annotations,
+        bones=bones,
         labels=labels if labels in other else None,
-        ambiguous=twice_image | twice_annotated,
+        ambiguous=twice_image | twice_annotated | twice_drawn,
     )
 
 
@@ -299,6 +307,14 @@ def _parse(
             if on_file:
                 on_file(len(parsed), len(parsers))
     return parsed
+
+
+def _check_bones(data: bytes) -> tuple[bool | None, list[Defect]]:
+    try:
+        decode_bones(data)
+    except ValueError as error:
+        return None, [Defect(IGNORED, "map of bones that cannot be used", str(error))]
+    return True, []
 
 
 def _check_image(data: bytes) -> tuple[str | None, list[Defect]]:
@@ -360,7 +376,9 @@ def _check_view(
             boxes = _without_annotation(patient, path, label, report)
         usable = None not in (parsed[path], boxes) and patient not in files.ambiguous
         abnormal = any(box.label == ABNORMAL for box in boxes or ())
-        views[patient] = _View(path, parsed[path], boxes, abnormal) if usable else None
+        bones = files.bones.get(patient)
+        bones = bones if bones and parsed[bones] else None
+        views[patient] = _View(path, parsed[path], boxes, abnormal, bones) if usable else None
     return views
 
 

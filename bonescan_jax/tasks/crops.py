@@ -6,23 +6,29 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from bonescan_jax.datasets.decode import View, decode
+from bonescan_jax.datasets.decode import View, decode, decode_bones_of
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.scans import ABNORMAL, HEIGHT, WIDTH
 
+CLASS_BITS = 2  # of a mask; the others are the number of the bone
 # How far from the middle of a crop the hot spot that it is laid around may lie.
 OFF_CENTRE = 0.35
 
 
 class TrainingExample:
-    """Decodes and crops one sample; random by (seed, global sample index) only."""
+    """Decodes and crops one sample; random by (seed, global sample index) only.
 
-    def __init__(self, data: ml_collections.ConfigDict, seed: int) -> None:
+    With `bones` the mask of a pixel is its class + 4 × the number of its bone: so both go the same
+    way through augmentation.
+    """
+
+    def __init__(self, data: ml_collections.ConfigDict, seed: int, bones: bool = False) -> None:
         self.size = (data.crop_height, data.crop_width)
         self.mask_recipe = data.mask
         self.hot_spot_crops = data.hot_spot_crops
         self.abnormal_crops = data.abnormal_crops
         self.seed = seed
+        self.bones = bones
 
     def __call__(self, index: int, records: Sequence[Record]) -> list[View]:
         """The records of an example to views of crop size."""
@@ -30,10 +36,14 @@ class TrainingExample:
         top, left = self._corner(rng, _boxes(records))
         rows, columns = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         mirrored = slice(WIDTH - columns.stop, WIDTH - columns.start)
-        return [
-            decode(record, self.mask_recipe, (rows, mirrored if place else columns))
-            for place, record in enumerate(records)
-        ]
+        windows = [(rows, mirrored if place else columns) for place in range(len(records))]
+        return [self._view(record, window) for record, window in zip(records, windows, strict=True)]
+
+    def _view(self, record: Record, window: tuple[slice, slice]) -> View:
+        view = decode(record, self.mask_recipe, window)
+        if self.bones:
+            view["mask"] = view["mask"] | decode_bones_of(record, window) << CLASS_BITS
+        return view
 
     def _corner(self, rng: np.random.Generator, boxes: list[list[int]]) -> tuple[int, int]:
         """Top and left of the crop: around a hot spot, or anywhere."""

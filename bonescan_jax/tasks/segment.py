@@ -16,7 +16,7 @@ from bonescan_jax.datasets.decode import View, decode
 from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
 from bonescan_jax.hyperparameters import Hyperparameters
-from bonescan_jax.losses import deep_supervision_loss
+from bonescan_jax.losses import bones_loss, deep_supervision_loss
 from bonescan_jax.metrics import segmentation, summary
 from bonescan_jax.metrics.candidates import view_findings
 from bonescan_jax.metrics.rows import ViewRow, pixel_counts
@@ -29,9 +29,10 @@ from bonescan_jax.models.build import Network, Tree, model_settings, views_per_e
 from bonescan_jax.models.unet import UNet
 from bonescan_jax.models.unetpp import UNetPlusPlus
 from bonescan_jax.scans import ABNORMAL, CLASSES, VIEWS
+from bonescan_jax.scans.bones import BONES
 from bonescan_jax.scans.masks import most_probable_mask
 from bonescan_jax.scans.views import views_of
-from bonescan_jax.tasks.crops import TrainingExample
+from bonescan_jax.tasks.crops import CLASS_BITS, TrainingExample
 from bonescan_jax.tasks.task import Predictions, ScanBatch, Scores, one_ahead
 
 INPUTS = ("image", "reference")
@@ -43,16 +44,28 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where settings do not fit the task."""
     if config.data.name == "regions":
         raise InputError("config: data.name is 'regions', which has no boxes: set task to classify")
+    if knows_bones(config) and config.data.name != "phantom":
+        raise InputError(
+            f"config: loss.bones_weight is {config.loss.bones_weight}, expected 0: only simulated "
+            f"scans know their bones, and data.name is {config.data.name!r}"
+        )
     if config.model.packed == "on" and config.model.name != "unetpp":
         raise InputError(
             "config: model.packed is 'on', expected auto or off for a network that is not a UNet++"
         )
 
 
+def knows_bones(config: ml_collections.ConfigDict) -> bool:
+    """Whether training has an auxiliary head for the bones of simulated scans."""
+    return config.loss.bones_weight > 0
+
+
 def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> UNetPlusPlus | UNet:
     """The model of config.model with fresh weights."""
     shared = model_settings(config, seed)
     shared["num_classes"] = views_per_example(config) * len(CLASSES) * config.model.patch**2
+    if knows_bones(config):
+        shared["num_bones"] = views_per_example(config) * len(BONES)
     if config.model.name == "unet":
         return UNet(**shared)
     return UNetPlusPlus(deep_supervision=config.model.deep_supervision, **shared)
@@ -84,11 +97,16 @@ def batch_loss(
     mask: jax.Array,
     sample: jax.Array,
 ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
-    """Cross-entropy and overlap of every head with the mask."""
+    """Cross-entropy and overlap of every head with the mask, and cross-entropy with its bones."""
     del sample
-    logits, lay, stats = network.class_logits(params, stats, image, True)
+    logits, stats = network.class_logits(params, stats, image, True)
     with jax.named_scope("loss"):
-        total, losses = deep_supervision_loss(logits, lay(mask), hyperparameters.loss)
+        classes = logits.lay(mask & (2**CLASS_BITS - 1))
+        total, losses = deep_supervision_loss(logits.classes, classes, hyperparameters.loss)
+        if logits.bones:
+            bones = logits.lay_bones(mask >> CLASS_BITS)
+            found = [bones_loss(head, bones) for head in logits.bones]
+            total += hyperparameters.loss["bones_weight"] * sum(found) / len(found)
     return total, (stats, jnp.stack(losses))
 
 
@@ -96,7 +114,7 @@ def training_example(
     config: ml_collections.ConfigDict,
 ) -> Callable[[int, Sequence[Record]], list[View]]:
     """Decodes and crops the records of an example."""
-    return TrainingExample(config.data, config.seed)
+    return TrainingExample(config.data, config.seed, knows_bones(config))
 
 
 def whole_views(config: ml_collections.ConfigDict, records: Sequence[Record]) -> list[View]:

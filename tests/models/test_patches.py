@@ -54,10 +54,10 @@ def test_the_loss_is_that_of_the_logits_of_pixels(
     image = jax.random.uniform(jax.random.key(1), (2, 32, 16, 2))
     mask = jax.random.randint(jax.random.key(2), image.shape, 0, 3).astype(jnp.uint8)
     weights = hyperparameters_of(config, 1, 0).loss
-    heads, lay, _ = network.class_logits(params, stats, image, False)
+    heads, _ = network.class_logits(params, stats, image, False)
     pixels, _ = network.apply(params, stats, image, False)
     assert pixels[0].shape == (*image.shape, 3)
-    _, losses = deep_supervision_loss(heads, lay(mask), weights)
+    _, losses = deep_supervision_loss(heads.classes, heads.lay(mask), weights)
     _, expected = deep_supervision_loss([jnp.moveaxis(p, -1, 0) for p in pixels], mask, weights)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
