@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from bonescan_jax.hyperparameters import Section
 
+REGION = 48  # pixels, 11 cm: at most between two independent values of `augment.uptake`
+
 
 def normalize(image: jax.Array, reference: jax.Array) -> jax.Array:
     """Values to network input: the square root of brightness relative to bone.
@@ -42,7 +44,9 @@ def augment(
     seed: int | jax.Array,
     settings: Section,
 ) -> tuple[jax.Array, jax.Array]:
-    """Applies random geometry, thinning and brightness to each scan; all views of a scan alike.
+    """Applies random geometry, uptake, thinning and brightness to each scan.
+
+    All views of a scan are changed alike.
 
     Args:
         image: (B, H, W, V) uint16 grey values.
@@ -62,7 +66,10 @@ def augment(
     ) -> tuple[jax.Array, jax.Array]:
         move_key, thin_key, gain_key, hide_key = jax.random.split(key, 4)
         image, mask = _move(move_key, image, mask, settings)
-        image = _thin(thin_key, image.astype(jnp.float32), gain, settings["thinning"])
+        image = image.astype(jnp.float32)
+        if (deviation := settings["uptake"]) is not None:
+            image *= _regional_uptake(jax.random.fold_in(key, 1), image.shape, deviation)
+        image = _thin(thin_key, image, gain, settings["thinning"])
         if (most := settings["gain"]) is not None:
             image *= 1 + jax.random.uniform(gain_key, minval=-most, maxval=most)
         shown = _shown(hide_key, image.shape[-1], settings["hidden_view"])
@@ -112,6 +119,13 @@ def _reflect(position: jax.Array, size: int) -> jax.Array:
     """Nearest pixel index; beyond an edge the scan is reflected."""
     index = jnp.abs(jnp.round(position).astype(jnp.int32))
     return jnp.clip(jnp.minimum(index, 2 * (size - 1) - index), 0, size - 1)
+
+
+def _regional_uptake(key: jax.Array, shape: tuple[int, ...], deviation: jax.Array) -> jax.Array:
+    """(H, W, 1) smooth factors around 1, whose logarithms have this standard deviation."""
+    height, width = (-(-size // REGION) + 1 for size in shape[:2])
+    coarse = deviation * jax.random.normal(key, (height, width, 1))
+    return jnp.exp(jax.image.resize(coarse, (*shape[:2], 1), "linear"))
 
 
 def _thin(key: jax.Array, image: jax.Array, gain: jax.Array, most: jax.Array | None) -> jax.Array:

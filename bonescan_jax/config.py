@@ -70,6 +70,9 @@ def _augment() -> ml_collections.ConfigDict:
     augment.shift = 4.0  # pixels, at most, either way
     augment.thinning = 0.5  # share of the counts taken away, at most: a shorter scan
     augment.gain = 0.15  # relative change of brightness, at most, either way
+    # Standard deviation of the logarithm of a smooth field that brightness is multiplied with: no
+    # two patients take up the tracer alike in all regions.
+    augment.uptake = 0.0
     # Probability of blanking one of both views, so that scans of one view can be read too. In
     # the 600 steps of the quick start 0.1 was too seldom: Dice of abnormal 0.006 on one view alone.
     augment.hidden_view = 0.1
@@ -108,8 +111,8 @@ def _loss() -> ml_collections.ConfigDict:
     # 0.75 hot_spot_crops) found 1.4 times the abnormal pixels of phantoms, and invented 3 times.
     loss.class_weights = (1.0, 1.0, 1.0)
     loss.overlap_weight = 1.0
-    # Of the cross-entropy of an auxiliary head that says of which bone each pixel is; simulated
-    # scans know (data.name=phantom). 0 leaves it out. It is there in training only.
+    # Of the cross-entropy of an auxiliary head that says of which bone each pixel is. It is there
+    # in training only, and on simulated scans only (data.name=phantom): others do not know.
     loss.bones_weight = 0.0
     # Tversky index, arXiv 1706.05721; 0.5 and 0.5 make it the Dice coefficient.
     loss.false_positive_weight = 0.5
@@ -229,6 +232,7 @@ _RANGES = (
     ("augment.shift", 0.0, float(HEIGHT)),
     ("augment.thinning", 0.0, 0.9),  # at 1 nothing would be left to scale up
     ("augment.gain", 0.0, 1.0),
+    ("augment.uptake", 0.0, 1.0),
     ("augment.hidden_view", 0.0, 1.0),
     ("model.filters", 1, _INFINITY),
     ("model.levels", 1, 8),  # then the lowest row is one pixel wide

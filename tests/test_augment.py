@@ -8,7 +8,7 @@ from bonescan_jax.augment import augment, denormalize, normalize
 from bonescan_jax.config import default_config
 from bonescan_jax.hyperparameters import Section, section
 
-STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "thinning", "gain"), 0.0)
+STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "uptake", "thinning", "gain"), 0.0)
 STILL["hidden_view"] = 0.0
 
 
@@ -74,6 +74,18 @@ def test_thinning_keeps_the_mean_and_adds_the_noise_of_fewer_counts():
     expected = 100 * np.mean([(1 - p) / p for p in np.linspace(0.5, 1, 1001)])
     variances = thinned.var((1, 2)).mean(0)
     np.testing.assert_allclose(variances, [expected, 3 * expected], rtol=0.25)
+
+
+def test_regional_uptake_is_smooth_and_as_wide_as_asked():
+    image = jnp.full((200, 96, 96, 2), 100, jnp.uint16)
+    changes = settings(uptake=0.3)
+    found, mask = augment(image, image > 0, gains(image), jnp.arange(200), 0, changes)
+    factor = np.log(np.asarray(found) / 100)
+    np.testing.assert_array_equal(factor[..., 0], factor[..., 1])
+    np.testing.assert_allclose(factor[:, 16::32, 16::32].std(), 0.3, rtol=0.1)
+    np.testing.assert_allclose(factor.mean(), 0, atol=0.02)
+    assert np.abs(np.diff(factor, axis=1)).max() < 8 * 0.3 / 32
+    assert np.asarray(mask).all()
 
 
 def test_one_of_both_views_is_hidden_as_often_as_asked():

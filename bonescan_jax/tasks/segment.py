@@ -44,11 +44,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Raises InputError where settings do not fit the task."""
     if config.data.name == "regions":
         raise InputError("config: data.name is 'regions', which has no boxes: set task to classify")
-    if knows_bones(config) and config.data.name != "phantom":
-        raise InputError(
-            f"config: loss.bones_weight is {config.loss.bones_weight}, expected 0: only simulated "
-            f"scans know their bones, and data.name is {config.data.name!r}"
-        )
     if config.model.packed == "on" and config.model.name != "unetpp":
         raise InputError(
             "config: model.packed is 'on', expected auto or off for a network that is not a UNet++"
@@ -56,8 +51,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def knows_bones(config: ml_collections.ConfigDict) -> bool:
-    """Whether training has an auxiliary head for the bones of simulated scans."""
-    return config.loss.bones_weight > 0
+    """Whether training has an auxiliary head for bones, which only simulated scans know."""
+    return config.loss.bones_weight > 0 and config.data.name == "phantom"
 
 
 def build_model(config: ml_collections.ConfigDict, seed: int | jax.Array) -> UNetPlusPlus | UNet:
