@@ -12,7 +12,7 @@ bonescan() { .venv/bin/bonescan "$@"; }
 mkdir -p data "$workdir"
 
 # Patients of seed 0 are for training and testing, a few of seed 1 are for looking at.
-[ -d data/phantom_scans ] || bonescan phantom --out=data/phantom_scans --patients=200 --seed=0
+[ -d data/phantom_scans ] || bonescan phantom --out=data/phantom_scans --patients=600 --seed=0
 [ -d data/phantom_unseen ] || bonescan phantom --out=data/phantom_unseen --patients=3 --seed=1
 bonescan prepare --config="$config" --source=data/phantom_scans --data_dir=data
 bonescan train --config="$config" --workdir="$workdir"
