@@ -21,6 +21,7 @@ from bonescan_jax.runs.progress import Progress
 from bonescan_jax.runs.workdir import write_json
 from bonescan_jax.scans import ABNORMAL, CLASSES, HEIGHT, VIEWS, WIDTH
 from bonescan_jax.scans.counts import bone_reference
+from bonescan_jax.scans.export import as_exported
 from bonescan_jax.scans.files import FileView, ViewHeader, decode_image, read_view_headers
 from bonescan_jax.scans.findings import SKIPPED, Finding, print_left_out, printable
 from bonescan_jax.scans.listing import ImageFile, image_stem, is_result, list_image_files
@@ -99,7 +100,7 @@ def predict(
     writer = _Writer(out, config, _result_names(headers))
     with Progress("predict", len(examples)) as progress:
         for example in _read_pixels(examples, left_out):
-            findings = find({place: view.pixels for place, (_, view) in example.items()})
+            findings = find({place: _seen(view) for place, (_, view) in example.items()})
             for place, (header, view) in example.items():
                 notes = _notes(config.data.views, view.view, len(example))
                 try:
@@ -209,6 +210,11 @@ def _read_pixels(
             except InputError as error:
                 _skip(left_out, str(error))
         yield views
+
+
+def _seen(view: FileView) -> np.ndarray:
+    """The pixels of a view as networks learned to see them: a JPEG file comes from the export."""
+    return view.pixels if view.kind == "jpeg" else as_exported(view.pixels)
 
 
 def _notes(trained_on: str, view: str | None, num_views: int) -> list[str]:

@@ -9,6 +9,7 @@ from bonescan_jax.datasets.records import Record
 from bonescan_jax.errors import InputError
 from bonescan_jax.scans import ABNORMAL, BACKGROUND, HEIGHT, NORMAL, WIDTH
 from bonescan_jax.scans.bones import decode_bones, window_of_bones
+from bonescan_jax.scans.export import as_exported
 from bonescan_jax.scans.files import PNG_SIGNATURE
 from bonescan_jax.scans.jpeg import decode_top
 from bonescan_jax.scans.masks import NEED_IMAGE, boxes_to_mask
@@ -85,7 +86,10 @@ def _decode_pixels(record: Record, rows: int | None = None) -> np.ndarray:
     They are uint8, or uint16 where some ran over 255 and are set right, and where they are counts.
     """
     data = record["image"]
-    image = _decode_png(data)[:rows] if data.startswith(PNG_SIGNATURE) else decode_top(data, rows)
+    if data.startswith(PNG_SIGNATURE):  # own scans
+        image = as_exported(_decode_png(data))[:rows]
+    else:
+        image = decode_top(data, rows)
     pixels, values = record["overflow"].T
     within = pixels < image.size
     if within.any():

@@ -14,6 +14,7 @@ from bonescan_jax.phantom.camera import Camera, scatter
 from bonescan_jax.phantom.uptake import HotSpot
 from bonescan_jax.scans import VIEWS, Box
 from bonescan_jax.scans.bones import COARSE
+from bonescan_jax.scans.export import as_exported
 
 COUNTS = (0.1e6, 1.0e6)  # per view
 # Fourteen patients of whom whole-body views are known have 280,000 to 975,000, half of them under
@@ -23,10 +24,6 @@ LOW_COUNTS, LOW_SHARE = (0.1e6, 0.26e6), 0.04  # scans cut short, or late after 
 # BS-80K's export brings every view to one sum of grey values: of 24 real views it is within a
 # percent or two of this, while their gains run from 1.05 to 3.65.
 BRIGHTNESS, BRIGHTNESS_SPREAD = 1.022e6, 0.006
-# Pixels whose grey value would be less become 0: one hundredth of 255. Of real views those with a
-# gain up to 2.3 have no pixels of one count, and those from 2.8 on do. (Number 586, whose bladder
-# has 980 grey values, has none below ten: more was taken away there.)
-FLOOR = 2.55
 BEHIND = 1.2  # BS-80K's readers box less from behind: so much more has to stand out there
 
 
@@ -36,7 +33,7 @@ class PhantomView:
 
     view: str  # "anterior" | "posterior"
     counts: np.ndarray  # (1024, 256) uint16 Poisson counts
-    grey: np.ndarray  # (1024, 256) uint8, as `exported` and `to_grey` make it
+    grey: np.ndarray  # (1024, 256) uint8, as `as_exported` and `to_grey` make it
     mask: np.ndarray  # (1024, 256) uint8 class of each pixel: visible hot-spot pixels, else 0
     boxes: tuple[Box, ...]
     gain: float
@@ -98,14 +95,9 @@ def simulate_view(
     field = (top, bottom, left, right)
     mask, boxes = annotate(merge_foci(seen), expected, field, reader)
     gain = brightness / max(1.0, float(noisy.sum()))
-    grey = to_grey(exported(noisy, gain), gain)
+    grey = to_grey(as_exported(noisy, gain), gain)
     regions[scanned[::COARSE, ::COARSE] == 0] = 0
     return PhantomView(view, noisy, grey, mask, boxes, gain, field, regions, body.pixel)
-
-
-def exported(counts: np.ndarray, gain: float) -> np.ndarray:
-    """Return the counts (H, W) that the export keeps: the dimmest pixels are 0; see `FLOOR`."""
-    return np.where(gain * counts >= FLOOR, counts, 0)
 
 
 def to_grey(counts: np.ndarray, gain: float) -> np.ndarray:

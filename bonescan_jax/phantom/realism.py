@@ -21,12 +21,12 @@ from bonescan_jax.phantom.files import side_by_side
 from bonescan_jax.phantom.patient import (
     PhantomPatient,
     PhantomView,
-    exported,
     patient_generator,
     simulate_patient,
 )
 from bonescan_jax.phantom.real_views import NM1, REAL_VIEWS, SOURCE
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
+from bonescan_jax.scans.export import as_exported
 from bonescan_jax.scans.masks import boxes_to_mask
 
 # Where an anterior view is flat, in the canonical frame of `anatomy`: what varies there is noise.
@@ -108,7 +108,7 @@ def _features(simulated: PhantomPatient) -> tuple[dict[str, float], dict[str, fl
     """Measure both views as their export leaves them."""
     found = []
     for view in simulated.views:
-        kept = exported(view.counts, view.gain)
+        kept = as_exported(view.counts, view.gain)
         found.append(view_features(kept, float(kept.sum())))
     return found[0], found[1]
 

@@ -10,7 +10,6 @@ import pytest
 from bonescan_jax.phantom.anatomy import skeleton
 from bonescan_jax.phantom.body import draw_body
 from bonescan_jax.phantom.patient import (
-    exported,
     patient_generator,
     simulate_patient,
     to_grey,
@@ -18,6 +17,7 @@ from bonescan_jax.phantom.patient import (
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, VIEWS, WIDTH
 from bonescan_jax.scans.bones import BONES
 from bonescan_jax.scans.counts import bone_reference
+from bonescan_jax.scans.export import as_exported
 
 PATIENTS = 20
 
@@ -115,7 +115,7 @@ def test_nothing_is_counted_outside_the_scanned_field(views):
 def test_grey_is_the_gain_times_the_counts(views):
     for view in views:
         assert 1 <= view.gain <= 10.5
-        kept = exported(view.counts, view.gain)
+        kept = as_exported(view.counts, view.gain)
         fits = view.gain * kept < 255
         expected = np.round(view.gain * kept.astype(float))
         np.testing.assert_array_equal(view.grey[fits], expected[fits])
@@ -126,8 +126,8 @@ def test_grey_is_the_gain_times_the_counts(views):
 def test_the_export_drops_the_dimmest_pixels():
     """Real views lack single counts up to a gain of 2.3 and have them from 2.8 on."""
     counts = np.arange(100)
-    assert exported(counts, 2.3)[:4].tolist() == [0, 0, 2, 3]
-    assert exported(counts, 2.8)[:4].tolist() == [0, 1, 2, 3]
+    assert as_exported(counts, 2.3)[:4].tolist() == [0, 0, 2, 3]
+    assert as_exported(counts, 2.8)[:4].tolist() == [0, 1, 2, 3]
 
 
 def test_counts_wrap_and_grey_values_are_clipped():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bonescan_jax.scans.export import GREY_SUM, has_export_sum, scan_doubt, sum_doubt
+from bonescan_jax.scans.export import GREY_SUM, as_exported, has_export_sum, scan_doubt, sum_doubt
 
 
 def exported(counts_per_pixel):
@@ -34,3 +34,16 @@ def test_other_exports_have_other_sums():
     assert has_export_sum([1.0e6, 1.05e6, 0.7e6])
     assert not has_export_sum([2.0e6, 1.02e6, 2.5e6])
     assert not has_export_sum([])
+
+
+def test_counts_lose_what_the_export_would_drop():
+    counts = np.random.default_rng(0).poisson(13.7, (1024, 256)).astype(np.uint16)
+    counts[:512] = np.random.default_rng(1).poisson(1.0, (512, 256))
+    gain = GREY_SUM / counts.sum()  # half a grey value a count
+    kept = as_exported(counts)
+    assert kept.dtype == counts.dtype
+    np.testing.assert_array_equal(kept, np.where(counts >= 2.55 / gain, counts, 0))
+    assert 0 < (kept != counts).mean() < 0.6
+    np.testing.assert_array_equal(as_exported(kept.astype(np.float32), gain), kept)
+    few = counts // 16  # a count is many grey values
+    np.testing.assert_array_equal(as_exported(few), few)
