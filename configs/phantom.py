@@ -43,4 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.learning_rate = 3e-3
     config.train.eval_every_steps = 0  # only at the end
     config.train.save_every_steps = 500
+    # A point source 10 cm deep is imaged with an FWHM of 8.5 mm, as 16 pixels to 37 % of its peak:
+    # what is smaller is no hot spot. That halves what is called abnormal in real scans for nothing.
+    config.evaluate.min_area = 16
     return config

@@ -56,6 +56,7 @@ def write_dicom_folder(root: Path, patients: int) -> dict[tuple[int, str], np.nd
                     boxes=boxes,
                     gain=1.0,
                     field=(0, HEIGHT, 0, WIDTH),
+                    bones=np.zeros((HEIGHT // 2, WIDTH // 2), np.uint8),
                 )
             )
         folder = root / f"case{patient}"

@@ -28,7 +28,7 @@ def small_views(patient: int) -> list[PhantomView]:
         counts = rng.poisson(40, (64, 32)).astype(np.uint16)
         counts[5, 5] = 40000 if patient == 7 else counts[5, 5]
         mask = np.zeros(counts.shape, np.uint8)
-        views.append(PhantomView(view, counts, counts, mask, (), 2.0, (0, 64, 0, 32)))
+        views.append(PhantomView(view, counts, counts, mask, (), 2.0, (0, 64, 0, 32), mask))
     return views
 
 
