@@ -22,7 +22,8 @@ import pytest
 
 from bonescan_jax.config import default_config
 from bonescan_jax.datasets.bs80k import prepare
-from tests.layout import write_layout
+from bonescan_jax.datasets.phantom import Phantom
+from tests.layout import write_bones, write_layout
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +40,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     source = write_layout(root / "source", tuple(range(1, 11)))
     fractions = (0.6, 0.2, 0.2)
-    prepare(source, root / "data", name="phantom", split_seed=0, split_fractions=fractions)
+    write_bones(source)
+    prepare(
+        source,
+        root / "data",
+        name="phantom",
+        split_seed=0,
+        split_fractions=fractions,
+        builder=Phantom,
+    )
     return root / "data"
 
 

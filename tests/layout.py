@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, WIDTH
+from bonescan_jax.scans.bones import BONES, encode_bones
 
 PATIENTS = (1, 2, 3, 10, 11)
 FOLDERS = {"wholeBodyANT": "ant", "wholeBodyPOST": "post"}
@@ -45,6 +46,17 @@ def write_layout(root: Path, patients: tuple[int, ...] = PATIENTS) -> Path:
             lines.append(f"{patient}.jpg\t{int(patient != 2)}\n")
         (root / folder / f"{folder}.txt").write_text("".join(lines))
     return root
+
+
+def write_bones(root: Path) -> None:
+    """Writes a map of bones beside every image of a layout, as simulated scans have."""
+    rng = np.random.default_rng(1)
+    for folder in FOLDERS:
+        (root / folder / "bones").mkdir()
+        for image in (root / folder).glob("*.jpg"):
+            bones = rng.integers(0, len(BONES), (HEIGHT // 64, WIDTH // 64)).astype(np.uint8)
+            bones = cv2.resize(bones, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_NEAREST)
+            (root / folder / "bones" / f"{image.stem}.png").write_bytes(encode_bones(bones))
 
 
 def zip_layout(root: Path, path: Path, prefix: str = "") -> Path:

@@ -36,7 +36,6 @@ from tests.compiling import FAST
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, SAVE_EVERY, EVALUATE_EVERY = 12, 3, 6
 SETTINGS = {
-    "loss.bones_weight": 0,  # the scans of tests know no bones
     "train.num_steps": NUM_STEPS,
     "train.warmup_steps": 2,
     "train.log_every_steps": 1,

@@ -29,7 +29,6 @@ from tests.test_train import saved_state
 ROOT = Path(__file__).parents[2]
 # A run of seconds; what is not said here is as in configs/phantom.py.
 SETTINGS = {
-    "loss.bones_weight": 0,  # the scans of tests know no bones
     "data.views": "each",
     "data.crop_height": 32,
     "data.crop_width": 32,

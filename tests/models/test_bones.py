@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from bonescan_jax.config import default_config
+from bonescan_jax.datasets.decode import decode_bones_of
+from bonescan_jax.errors import InputError
+from bonescan_jax.input_pipeline import host_batches
 from bonescan_jax.losses import bones_loss
 from bonescan_jax.models import cells
 from bonescan_jax.models.build import Network, Tree
@@ -86,3 +89,21 @@ def test_only_simulated_scans_know_their_bones():
     assert "bones" in initial_weights(config, 0)[0]
     config.data.name = "bs80k"
     assert "bones" not in initial_weights(config, 0)[0]
+
+
+def test_training_examples_bring_the_bones_with_the_classes(
+    small_config: ml_collections.ConfigDict,
+):
+    rows = np.arange(4)
+    plain = next(host_batches(small_config, rows, 0, 1))
+    small_config.loss.bones_weight = 0.2
+    batch = next(host_batches(small_config, rows, 0, 1))
+    np.testing.assert_array_equal(batch["mask"] & 3, plain["mask"])
+    bones = batch["mask"] >> 2
+    assert len(np.unique(bones)) > 3 and bones.max() < len(BONES)
+
+
+def test_a_record_without_bones_is_named():
+    whole = (slice(0, 1024), slice(0, 256))
+    with pytest.raises(InputError, match="patient 7: map of bones is no picture.*bones_weight"):
+        decode_bones_of({"patient": 7}, whole)
