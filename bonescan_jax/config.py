@@ -74,7 +74,7 @@ def _augment() -> ml_collections.ConfigDict:
     # two patients take up the tracer alike in all regions.
     augment.uptake = 0.0
     # Probability of blanking one of both views, so that scans of one view can be read too. In
-    # the 600 steps of the quick start 0.1 was too seldom: Dice of abnormal 0.006 on one view alone.
+    # a run of 600 steps 0.1 was too seldom: Dice of abnormal 0.006 on one view alone.
     augment.hidden_view = 0.1
     return augment
 

@@ -24,7 +24,7 @@ MAIN_SETTINGS = (
     *("model.name", "model.patch", "model.filters", "model.levels", "model.norm"),
     *("model.deep_supervision",),
     *("model.dtype", "train.num_steps", "train.num_epochs", "train.num_examples"),
-    *("train.batch_size", "train.learning_rate", "mesh.data", "mesh.spatial"),
+    *("train.batch_size", "train.optimizer", "train.learning_rate", "mesh.data", "mesh.spatial"),
 )
 
 
