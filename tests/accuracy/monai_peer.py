@@ -1,7 +1,8 @@
 """Trains a MONAI network on prepared scans for so many seconds, as its users would, and scores it.
 
     .venv-peers/bin/python -m tests.accuracy.monai_peer --data_dir DIR --seconds 480 --out FOLDER
-        [--network unetplusplus|unet] [--seed 0] [--threads 1] [--patients N]
+        [--network unetplusplus|unet] [--widths 16 16 32 64 128 16] [--seed 0] [--threads 1]
+        [--patients N]
 
 Runs in the environment of `bash launch/setup.sh peers`. The scans are those of `bonescan prepare
 --config=configs/phantom.py`, the split too; both views of a patient are the channels of one image,
@@ -55,6 +56,7 @@ from bonescan_jax.tasks.task import ScanBatch
 CROP = (128, 128)
 BATCH = 8
 LEARNING_RATE = 1e-3
+WIDTHS = (32, 32, 64, 128, 256, 32)  # MONAI's default
 NAME = "monai"  # of the predictor
 
 
@@ -96,14 +98,12 @@ def _collate(examples: list[list[dict[str, torch.Tensor]]]) -> tuple[torch.Tenso
     return image, torch.stack([torch.as_tensor(crop["label"]).long() for crop in flat])
 
 
-def make_network(name: str) -> torch.nn.Module:
-    """MONAI's network at its default widths, for two views with three classes each."""
-    outputs = 2 * len(CLASSES)
+def make_network(name: str, widths: tuple[int, ...]) -> torch.nn.Module:
+    """MONAI's network of six widths, the last that of its heads, for two views of three classes."""
+    shape = {"spatial_dims": 2, "in_channels": 2, "out_channels": 2 * len(CLASSES)}
     if name == "unet":
-        return BasicUNet(spatial_dims=2, in_channels=2, out_channels=outputs)
-    return BasicUNetPlusPlus(
-        spatial_dims=2, in_channels=2, out_channels=outputs, deep_supervision=True
-    )
+        return BasicUNet(**shape, features=widths)
+    return BasicUNetPlusPlus(**shape, features=widths, deep_supervision=True)
 
 
 def by_view(logits: torch.Tensor) -> torch.Tensor:
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="of training")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", choices=("unetplusplus", "unet"), default="unetplusplus")
+    parser.add_argument("--widths", type=int, nargs=6, default=WIDTHS, help="of the rows, and heads")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--patients", type=int, help="of the training split, the first so many")
@@ -195,7 +196,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     config = default_config()
     config.data.name, config.data.views, config.data.dir = "phantom", "both", arguments.data_dir
-    network = make_network(arguments.network)
+    network = make_network(arguments.network, tuple(arguments.widths))
     loader = crops(load_pairs(config, arguments.patients), arguments.seed)
     steps = train(network, loader, arguments.seconds)
     print(json.dumps(score(config, network, arguments.out, steps)))
