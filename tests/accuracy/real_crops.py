@@ -28,17 +28,20 @@ from bonescan_jax.trained import USUAL, Ensemble, load_trained, prune
 CANVAS = (256, 128)  # holds every crop
 # Grey level of bone. A crop is too small to tell, but the export brings every whole view to one
 # sum: in front views of seven patients (ids 1 to 7) bone is at 22.6 to 32.3, in the median 28.6.
-BONE = 28.0
+# From number 800 on, pixels are smaller and so much dimmer (docs/phantom.md).
+NUMBERS, BONE = (700, 800), (28.0, 28.0 * (2.14 / 2.4) ** 2)
 EDGE = 4  # pixels inside the cut edge that do not count
 BATCH = 16
 
 
 def read_crops(folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Grey values (H, W) of the crops, unwrapped, and whether each is labelled abnormal."""
+    """Crops (H, W) in which bone is at 1, and whether each is labelled abnormal."""
     lines = (folder / f"{folder.name}.txt").read_text().split("\n")
     pairs = [line.split() for line in lines if line.strip()]
     grey = [cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE) for name, _ in pairs]
-    return [unwrap_grey(each).values for each in grey], np.array([int(each) for _, each in pairs])
+    bone = np.interp([int(Path(name).stem) for name, _ in pairs], NUMBERS, BONE)
+    crops = [unwrap_grey(each).values / level for each, level in zip(grey, bone, strict=True)]
+    return crops, np.array([int(label) for _, label in pairs])
 
 
 def on_canvas(crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,9 +66,8 @@ def score(workdirs: list[Path], crops: list[np.ndarray]) -> tuple[np.ndarray, np
         placed = [on_canvas(crop) for crop in padded]
         views = 2 if config.data.views == "both" else 1
         image = np.zeros((BATCH, *CANVAS, views), np.float32)
-        reference = np.ones((BATCH, views), np.float32)
         image[..., 0] = [each for each, _ in placed]
-        reference[:, 0] = [BONE for _ in padded]
+        reference = np.ones((BATCH, views), np.float32)
         said = jax.device_get(say({"image": image, "reference": reference})[say.row])
         for number in range(len(some)):
             probabilities, inside = said[number, 0], placed[number][1]  # of the anterior view
