@@ -30,7 +30,7 @@ CANVAS = (256, 128)  # holds every crop
 # sum: in front views of seven patients (ids 1 to 7) bone is at 22.6 to 32.3, in the median 28.6.
 # From number 800 on, pixels are smaller and so much dimmer (docs/phantom.md).
 NUMBERS, BONE = (700, 800), (28.0, 28.0 * (2.14 / 2.4) ** 2)
-EDGE = 4  # pixels inside the cut edge that do not count
+EDGE = 10  # pixels inside the cut edge that do not count: networks have not seen such edges
 BATCH = 16
 
 
