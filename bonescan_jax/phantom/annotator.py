@@ -10,6 +10,8 @@ from bonescan_jax.scans import ABNORMAL, HEIGHT, NORMAL, WIDTH, Box
 from bonescan_jax.scans.counts import bone_reference
 
 EDGE = 0.37  # a hot spot reaches to this fraction of its own peak: what a person would box
+# Times bone: what is brighter looks alike, so the hot flanks of a lesion belong to it.
+SATURATED = 8.0
 # What a person would see and call hot: contrast over the ordinary uptake there, signal to noise
 # (Rose: 5 is just seen), and brightness relative to bone: a faint spot on a dim bone is not hot.
 MIN_CONTRAST, MIN_SNR, MIN_BRIGHTNESS = 0.7, 8.0, 1.2
@@ -126,7 +128,10 @@ def annotate(
             bright = ndimage.binary_opening(image > EDGE * np.percentile(image, 99))
             layers[-1][1][window] = bright
         else:
-            layers[spot.label == ABNORMAL][1][window] |= image > EDGE * image.max()
+            peak = image.max()
+            if spot.kind == "malignant":
+                peak = min(peak, SATURATED * bone)
+            layers[spot.label == ABNORMAL][1][window] |= image > EDGE * peak
     layers[0][1][layers[1][1]] = False
     scanned = empty.copy()
     scanned[field[0] : field[1], field[2] : field[3]] = True

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from bonescan_jax.scans.counts import bone_reference
 
@@ -20,6 +21,48 @@ _SMOOTH = 2.0  # pixels: below the camera's own blur
 _BODY = 2.0  # parts per million of the view's sum: between air and soft tissue
 _FEWEST = 100  # pixels that a contrast is measured on
 _FINE, _COARSE = 1.5, 5.0  # pixels: local contrast is what lies between these two blurs
+
+
+# The ribs in a crop of the right chest: its outer part, away from breastbone and kidney.
+_RIB_ROWS, _RIB_COLUMNS = (0.3, 0.8), (0.0, 0.65)  # shares of the crop
+_CUT = 5  # pixels along its cut edge that do not count
+_FEWEST_RIBS = 150  # pixels
+_EDGES = 2.2  # pixels: a rib is about as wide as the Laplacian of a Gaussian of this size
+
+
+def rib_features(crop: np.ndarray) -> dict[str, float] | None:
+    """Measure the ribs in a crop of the right chest from in front, as BS-80K cuts it.
+
+    Args:
+        crop: (H, W) grey values after unwrapping, black outside of a polygon.
+
+    Returns:
+        Name and value of every feature, in grey values; None where too little is left of the crop.
+    """
+    values = crop.astype(np.float32)
+    inside = cv2.morphologyEx((values > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7)))
+    inside = np.pad(inside[1:-1, 1:-1], 1)
+    inside = cv2.erode(inside, np.ones((2 * _CUT + 1,) * 2, np.uint8))
+    rows, columns = np.nonzero(inside)
+    if not len(rows):
+        return None
+    chosen = np.zeros(crop.shape, bool)
+    chosen[
+        tuple(
+            slice(*(int(axis.min() + share * np.ptp(axis)) for share in part))
+            for axis, part in ((rows, _RIB_ROWS), (columns, _RIB_COLUMNS))
+        )
+    ] = True
+    chosen &= inside > 0
+    if chosen.sum() < _FEWEST_RIBS:
+        return None
+    smooth = cv2.GaussianBlur(values, (0, 0), 1.2)[chosen]
+    edges = _EDGES**2 * ndimage.gaussian_laplace(values, _EDGES)[chosen]
+    return {
+        "median": float(np.median(smooth)),
+        "95th percentile": float(np.percentile(smooth, 95)),
+        "local contrast": float(edges.std()),
+    }
 
 
 class _Geometry(NamedTuple):

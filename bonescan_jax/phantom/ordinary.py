@@ -49,6 +49,8 @@ _SITES = (
     (("L",), ((22, 690, 85), (22, 720, 75)), 16, 0.2),
     (("L", "sacrum"), ((0, 740, 60),), 26, 0.15),
 )  # fmt: skip
+# Uptake of the ends of ribs over the rib, log-normal.
+_BEAD, _BEAD_SPREAD = np.log(0.3), 0.8
 # Anywhere in these bones: how many on average, how far they reach (mm), spread.
 _PATCHES = (
     (("skull",), 3, (14, 45), 0.22), (("rib",), 12, (8, 20), 0.26), (("T", "L"), 6, (7, 22), 0.17),
@@ -72,7 +74,7 @@ def bone_uptake(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
     texture = np.zeros(len(x), np.float32)
     for (a, b, c), shift in zip(waves.astype(np.float32), phase.astype(np.float32), strict=True):
         texture += np.sin(a * x + b * y + c * z + shift)  # no BLAS: it may differ by machine
-    uneven = _sites(rng, bones) * _patches(rng, bones)
+    uneven = _sites(rng, bones) * _patches(rng, bones) * _rib_ends(rng, bones)
     return (factor[bones.bone] * (1 + 0.055 * texture) * uneven).astype(np.float32)
 
 
@@ -100,6 +102,20 @@ def _site_points(number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     near = away < (2.5 * reach) ** 2
     share = np.exp(-np.log(2) * away[near] / reach**2)
     return index[near], share.astype(np.float32)
+
+
+def _rib_ends(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:
+    """Return a factor per point: where bone of ribs turns to cartilage, some people show beads."""
+    factor = np.ones(len(bones.points), np.float32)
+    usual, reach = np.exp(rng.normal(_BEAD, _BEAD_SPREAD)), rng.uniform(5, 11)
+    for number in range(1, 11):
+        both = rng.normal(0, 0.5 if number == 1 else 0.25)
+        for side in "LR":
+            index = bones.indices(f"rib{number}{side}")
+            own = usual * np.exp(both + rng.normal(0, 0.3)) * (1.5 if number == 1 else 1)
+            away = ((bones.points[index] - bones.points[index[-1]]) ** 2).sum(1)
+            factor[index] *= 1 + np.float32(min(own, 2)) * np.exp(-np.log(2) * away / reach**2)
+    return factor
 
 
 def _patches(rng: np.random.Generator, bones: Skeleton) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from bonescan_jax.cluster.cores import usable_cores
 from bonescan_jax.errors import InputError
 from bonescan_jax.phantom.body import PIXELS_MM, Body, draw_body
-from bonescan_jax.phantom.features import view_features
+from bonescan_jax.phantom.features import rib_features, view_features
 from bonescan_jax.phantom.files import side_by_side
 from bonescan_jax.phantom.patient import (
     PhantomPatient,
@@ -36,6 +36,7 @@ _FLAT = (("femur", 55, 85, 1020, 1120), ("trunk", 40, 95, 650, 690), ("tibia", 5
 # down to the kidney, cut along the shoulder. The median crop is 68 × 171 pixels and has its
 # brightest pixel, the joint of collar bone and breastbone, at a seventh of its height.
 _CHEST = np.array([(-29, 264), (-29, 645), (-168, 645), (-168, 350)], float)
+_RIBS = ("median", "95th percentile", "local contrast")  # of `rib_features`
 ALIKE = 0.15  # simulated and measured value may differ by so much of the latter
 
 
@@ -52,7 +53,7 @@ class Measured:
     counts: tuple[int, int]
     boxes: tuple[np.ndarray, np.ndarray]  # (n, 5) as `Box`
     pixels: tuple[tuple[float, float], ...]  # view by view: share of abnormal, of normal pixels
-    chest: tuple[float, float, float]  # crop: largest grey value, 99th percentile, sum
+    chest: tuple[float, ...]  # crop: largest grey value, 99th percentile, sum, ribs as `_RIBS`
     lesions: tuple[tuple[str, float], ...]  # bone, uptake over the bone around
     seconds: float  # that `simulate_patient` took
 
@@ -85,14 +86,16 @@ def _noise(image: np.ndarray, body: Body) -> float:
     )
 
 
-def _chest(view: PhantomView, body: Body) -> tuple[float, float, float]:
+def _chest(view: PhantomView, body: Body) -> tuple[float, ...]:
     points = np.c_[_CHEST, np.full(len(_CHEST), 80.0)].astype(np.float32)
     corners = np.rint(body.locate(points, "trunk")[:, :2]).astype(np.int32)
     inside = cv2.fillPoly(np.zeros((HEIGHT, WIDTH), np.uint8), [corners], 1)
     left, top = np.maximum(corners.min(0), 0)
     right, bottom = np.max(corners, axis=0)
     crop = (view.grey * inside)[top:bottom, left:right]
-    return float(np.max(crop)), float(np.percentile(crop, 99)), float(crop.sum())
+    ribs = rib_features(crop) or dict.fromkeys(_RIBS, np.nan)
+    whole = float(np.max(crop)), float(np.percentile(crop, 99)), float(crop.sum())
+    return *whole, *(ribs[name] for name in _RIBS)
 
 
 def lesions(body: Body) -> tuple[tuple[str, float], ...]:
@@ -209,6 +212,7 @@ def _chest_rows(pixel: float, *measured: tuple[float, float, float]) -> tuple[Qu
     """Rows of BS-80K's chest crops of one camera: median, 10th and 90th percentile."""
     source = {PIXELS_MM[0]: "up to 700", PIXELS_MM[1]: "from 800 on"}[pixel]
     names = ("largest grey value", "99th percentile", "sum of grey")
+    names += tuple(f"{name} of the ribs" for name in _RIBS)
     return tuple(
         Quantity(
             f"{name} of the chest crop, {pixel:g} mm", middle,
@@ -307,8 +311,12 @@ QUANTITIES = (
         "counts a view", 410e3, "BS-80K, whole body, 28 views", lambda m: m.counts[0],
         spread=(280e3, 975e3),
     ),
-    *_chest_rows(PIXELS_MM[0], (68, 54, 91), (36, 30, 45), (89_100, 74_800, 104_700)),
-    *_chest_rows(PIXELS_MM[1], (57, 44, 74), (30, 24, 37), (90_700, 74_400, 108_500)),
+    *_chest_rows(PIXELS_MM[0], (68, 54, 91), (36, 30, 45), (89_100, 74_800, 104_700),
+        (12.4, 9.97, 15.6), (19.6, 15.9, 24.5), (2.04, 1.52, 2.87),
+    ),
+    *_chest_rows(PIXELS_MM[1], (57, 44, 74), (30, 24, 37), (90_700, 74_400, 108_500),
+        (9.54, 7.26, 12.2), (15.0, 11.7, 19.1), (1.47, 1.08, 2.07),
+    ),
     _overall("boxes an annotated view", 23080 / 5479, _ANNOTATIONS, _boxes_per_view(_ANT, _POST)),
     _overall("boxes an annotated anterior view", 13823 / 2924, _ANNOTATIONS, _boxes_per_view(_ANT)),
     _overall(

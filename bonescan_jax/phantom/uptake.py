@@ -95,7 +95,7 @@ def _focus(
 
 
 def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> list[HotSpot]:
-    """Metastases: 1–30 foci, ×2–10 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
+    """Metastases: 1–30 foci, ×2–25 (median 4.5) over the bone that holds them, FWHM 6–25 mm."""
     spots = []
     count = int(np.clip(np.round(np.exp(rng.normal(0.85, 0.9))), 1, 30))
     shares = np.array([share for share, _ in _MALIGNANT])
@@ -119,7 +119,7 @@ def malignant(rng: np.random.Generator, bones: Skeleton, weight: np.ndarray) -> 
             index = bones.indices(*_MALIGNANT[region][1])
         # Mostly near the upper end: the median box is 20 × 23 mm.
         fwhm = float(np.clip(np.exp(rng.normal(np.log(26), 0.4)), 6, 25))
-        times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.45)), 2, 10))
+        times = float(np.clip(np.exp(rng.normal(np.log(4.5), 0.6)), 2, 25))
         times *= _RIB_GROWTH if name.startswith("rib") else 1.0
         focus = _focus(rng, bones, index, centre, fwhm, times, weight, blobs)
         spots.append(HotSpot("malignant", ABNORMAL, name, *focus))
