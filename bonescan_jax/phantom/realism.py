@@ -208,6 +208,18 @@ _REASONS = {
 }
 
 
+_SHARP_RIBS = (
+    "ribs were set to patients 1 to 7, and those of four of them stand out more than in nine of "
+    "ten others"
+)
+_CHEST_REASONS = {
+    "largest grey value": "one pixel decides it, at the edge of the breastbone, and how much of "
+    "that is in the crop differs by a few pixels",
+    "95th percentile of the ribs": _SHARP_RIBS,
+    "local contrast of the ribs": _SHARP_RIBS,
+}
+
+
 def _chest_rows(pixel: float, *measured: tuple[float, float, float]) -> tuple[Quantity, ...]:
     """Rows of BS-80K's chest crops of one camera: median, 10th and 90th percentile."""
     source = {PIXELS_MM[0]: "up to 700", PIXELS_MM[1]: "from 800 on"}[pixel]
@@ -219,8 +231,7 @@ def _chest_rows(pixel: float, *measured: tuple[float, float, float]) -> tuple[Qu
             f"BS-80K, chest crops of patients {source}",
             lambda m, place=place: m.chest[place],  # type: ignore[misc]
             pixel=pixel, spread=(low, high),
-            reason="one pixel decides it, at the edge of the breastbone, and how much of that is "
-            "in the crop differs by a few pixels" if place == 0 else "",
+            reason=_CHEST_REASONS.get(name, ""),
         )
         for place, (name, (middle, low, high)) in enumerate(zip(names, measured, strict=True))
     )  # fmt: skip
