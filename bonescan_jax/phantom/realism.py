@@ -223,8 +223,8 @@ _CHEST_REASONS = {
 def _chest_rows(pixel: float, *measured: tuple[float, float, float]) -> tuple[Quantity, ...]:
     """Rows of BS-80K's chest crops of one camera: median, 10th and 90th percentile."""
     source = {PIXELS_MM[0]: "up to 700", PIXELS_MM[1]: "from 800 on"}[pixel]
-    names = ("largest grey value", "99th percentile", "sum of grey")
-    names += tuple(f"{name} of the ribs" for name in _RIBS)
+    ribs = (f"{name} of the ribs" for name in _RIBS)
+    names = ("largest grey value", "99th percentile", "sum of grey", *ribs)
     return tuple(
         Quantity(
             f"{name} of the chest crop, {pixel:g} mm", middle,
