@@ -47,12 +47,7 @@ def rib_features(crop: np.ndarray) -> dict[str, float] | None:
     if not len(rows):
         return None
     chosen = np.zeros(crop.shape, bool)
-    chosen[
-        tuple(
-            slice(*(int(axis.min() + share * np.ptp(axis)) for share in part))
-            for axis, part in ((rows, _RIB_ROWS), (columns, _RIB_COLUMNS))
-        )
-    ] = True
+    chosen[_part(rows, _RIB_ROWS), _part(columns, _RIB_COLUMNS)] = True
     chosen &= inside > 0
     if chosen.sum() < _FEWEST_RIBS:
         return None
@@ -63,6 +58,12 @@ def rib_features(crop: np.ndarray) -> dict[str, float] | None:
         "95th percentile": float(np.percentile(smooth, 95)),
         "local contrast": float(edges.std()),
     }
+
+
+def _part(places: np.ndarray, shares: tuple[float, float]) -> slice:
+    """The part of an axis between two shares of where `places` lie on it."""
+    first, length = int(places.min()), int(np.ptp(places))
+    return slice(first + int(shares[0] * length), first + int(shares[1] * length))
 
 
 class _Geometry(NamedTuple):
