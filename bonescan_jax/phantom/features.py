@@ -27,7 +27,8 @@ _FINE, _COARSE = 1.5, 5.0  # pixels: local contrast is what lies between these t
 _RIB_ROWS, _RIB_COLUMNS = (0.3, 0.8), (0.0, 0.65)  # shares of the crop
 _CUT = 5  # pixels along its cut edge that do not count
 _FEWEST_RIBS = 150  # pixels
-_EDGES = 2.2  # pixels: a rib is about as wide as the Laplacian of a Gaussian of this size
+_RIB_SMOOTH = 1.2  # pixels: less noise, and ribs still as wide
+_LAPLACE = 2.2  # pixels: a rib is about as wide as the Laplacian of a Gaussian of this size
 
 
 def rib_features(crop: np.ndarray) -> dict[str, float] | None:
@@ -51,8 +52,8 @@ def rib_features(crop: np.ndarray) -> dict[str, float] | None:
     chosen &= inside > 0
     if chosen.sum() < _FEWEST_RIBS:
         return None
-    smooth = cv2.GaussianBlur(values, (0, 0), 1.2)[chosen]
-    edges = _EDGES**2 * ndimage.gaussian_laplace(values, _EDGES)[chosen]
+    smooth = cv2.GaussianBlur(values, (0, 0), _RIB_SMOOTH)[chosen]
+    edges = _LAPLACE**2 * ndimage.gaussian_laplace(values, _LAPLACE)[chosen]
     return {
         "median": float(np.median(smooth)),
         "95th percentile": float(np.percentile(smooth, 95)),

@@ -375,8 +375,9 @@ def _row(quantity: Quantity, patients: Sequence[Measured]) -> Row:
             if not patient.child and quantity.pixel in (None, patient.pixel)
         ]
         values = [quantity.each(patient) for patient in chosen or patients]
-        simulated = float(np.median(values))
-        interval = tuple(np.percentile(values, (10, 90)))
+        # A chest that is cut too small has no ribs to measure.
+        simulated = float(np.nanmedian(values))
+        interval = tuple(np.nanpercentile(values, (10, 90)))
     else:
         assert quantity.overall is not None  # it has one of the two
         simulated = quantity.overall(patients)

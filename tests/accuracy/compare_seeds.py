@@ -6,7 +6,8 @@
 A score of a recipe is the mean over its seeds. The interval of a difference is over patients, drawn
 for all runs at once; how far seeds lie apart is beside it. Views that only some runs were scored on
 are left out. `--predictors` names what counts instead of what each run selected, such as head_3
-and mean. Standard output gets a line for each score.
+and mean: of masks only, because candidates are kept of the selected predictor alone. Standard output
+gets a line for each score.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from bonescan_jax.metrics.rows import ViewRow, read_rows
 from bonescan_jax.metrics.summary import headline_statistics
 
 DRAWS = 4000
+MASKS = ("dice_abnormal", "dice_normal")
 SCORES = (
-    *("dice_abnormal", "sensitivity_at_1_abnormal", "average_precision_abnormal"),
-    *("image_auc", "dice_normal", "sensitivity_at_1_normal"),
+    *MASKS,
+    *("sensitivity_at_1_abnormal", "average_precision_abnormal", "image_auc"),
+    "sensitivity_at_1_normal",
 )
 
 
@@ -61,7 +64,7 @@ def main() -> None:
         for runs, predictor in zip(recipes, named, strict=True)
     ]
     print(f"{patients} patients, {len(order)} views")
-    for name in SCORES:
+    for name in MASKS if arguments.predictors else SCORES:
         each = [[run[name][0] for run in runs] for runs in results]
         drawn = [np.mean([run[name][1] for run in runs], axis=0) for runs in results]
         low, high = np.nanpercentile(drawn[0] - drawn[1], [2.5, 97.5])
