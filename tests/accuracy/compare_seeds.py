@@ -6,8 +6,8 @@
 A score of a recipe is the mean over its seeds. The interval of a difference is over patients, drawn
 for all runs at once; how far seeds lie apart is beside it. Views that only some runs were scored on
 are left out. `--predictors` names what counts instead of what each run selected, such as head_3
-and mean: of masks only, because candidates are kept of the selected predictor alone. Standard output
-gets a line for each score.
+and mean: by masks only, because candidates are kept of the selected one alone. Standard output gets
+a line for each score.
 """
 
 import argparse
