@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,23 @@ from bonescan_jax.trained import USUAL, resolve_predictor
 SELECTED = "selected"  # the predictor of each fold that did best on its validation split
 
 
-def crossvalidate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+def crossvalidate(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    on_fold: Callable[[int, Path], bool] = lambda fold, place: True,
+) -> dict[str, Any]:
     """Trains and tests config.data.num_folds runs one after the other, continuing what is there.
 
     Each run lives in workdir/fold_<number>, a workdir like any other. Every patient is scored by
     the one run whose training and validation did not hold it. The headline is the mean of the
     folds, beside what all out-of-fold predictions together give; evaluation/ gets both in
     crossvalidation.json, and all rows in crossvalidation.rows.jsonl.
+
+    Args:
+        config: of all folds.
+        workdir: for them.
+        on_fold: called when a fold is trained and tested, with its number and workdir; where it
+            says False, no other fold is begun, and the scores are those of the folds so far.
 
     Returns:
         Mean, pooled and single scores of the folds, the number of images, and the minutes this call
@@ -47,6 +58,8 @@ def crossvalidate(config: ml_collections.ConfigDict, workdir: Path) -> dict[str,
         selected, of_fold = _test_rows(place, step, run.evaluate.min_area)
         folds.append(headline(of_fold, selected))
         rows += [_under_one_name(row, selected) for row in of_fold]
+        if not on_fold(fold, place):
+            break
     summary = {
         **_mean_and_each(folds),
         **{f"pooled_{name}": value for name, value in headline(rows, SELECTED).items()},

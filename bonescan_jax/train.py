@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from bonescan_jax.aot.executable import Step, load_executable
+from bonescan_jax.cluster.agreement import from_primary
 from bonescan_jax.cluster.consensus import GO_ON, SAVE, STOP, Consensus
 from bonescan_jax.cluster.distributed import is_primary
 from bonescan_jax.cluster.mesh import make_mesh, to_every_device
@@ -39,7 +40,10 @@ from bonescan_jax.warm_start import start_from
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: Path, executable: Path | None = None
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    executable: Path | None = None,
+    on_validation: Callable[[int], bool] = lambda step: True,
 ) -> dict[str, Any]:
     """Trains until config.train.num_steps, continuing what the workdir holds.
 
@@ -47,6 +51,8 @@ def train(
         config: of the run.
         workdir: of the run.
         executable: the step, if `bonescan compile --out` has compiled it for these devices.
+        on_validation: called after each validation with the number of steps done, when its scores
+            are on disk; where it says False, the run ends there, saved.
 
     Returns:
         The last step, loss and validation scores, and images_per_second of training alone:
@@ -61,7 +67,7 @@ def train(
     # ---- What to run, on what -------------------------------------------------------------------
     with disk_errors_told(workdir), started(workdir, config) as (saved, facts):
         try:
-            return _train(config, workdir, saved, facts, executable)
+            return _train(config, workdir, saved, facts, executable, on_validation)
         finally:
             # What worker processes gave lies in shared memory, and Grain's reference cycles keep
             # it: left to the end of the program, it would be reported as leaked.
@@ -74,6 +80,7 @@ def _train(
     on_disk: Saved,
     facts: dict[str, Any],
     executable: Path | None,
+    on_validation: Callable[[int], bool],
 ) -> dict[str, Any]:
     mesh = make_mesh(config)
     steps = {
@@ -130,6 +137,7 @@ def _train(
     # that is continued begins with the validation that its last step still lacks.
     batches = training_batches(config, mesh, start, steps["num"])
     progress = Progress("train", steps["num"], start, shown=is_primary())
+    goes_on = True
     with closing(log), closing(samples), closing(checkpoints), closing(batches), progress, watchdog:
         while True:
             last = step == steps["num"]
@@ -164,7 +172,8 @@ def _train(
                         "scores": scores,
                     }
                     checkpoints.record_validation(step, found)
-            if last:
+                    goes_on = from_primary(lambda: on_validation(step))  # noqa: B023 - called now
+            if last or not goes_on:
                 break
 
             batch = next(batches)

@@ -9,6 +9,7 @@ ROOMS = (
     "__main__",
     "cli",
     "benchmark",
+    "sweeps",
     "crossvalidate",
     "predict",
     "train",

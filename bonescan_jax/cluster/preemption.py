@@ -17,6 +17,7 @@ import signal
 import stat
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 # EX_TEMPFAIL of sysexits.h: a failure that goes away by itself, try again. Nothing else here or in
@@ -30,6 +31,7 @@ _IMPATIENT_SECONDS = {"SIGINT": 0.3}
 _IMPATIENT_SECONDS_OF_OTHERS = 10.0
 
 _POLL_SECONDS = 0.02
+_FAREWELL_SECONDS = 5.0
 
 
 class PreemptedError(SystemExit):
@@ -43,6 +45,7 @@ class Preemption:
         signal: name of the signal that came, or None.
         done: the last step that was begun.
         saved: the last step that is whole on disk.
+        farewell: called when the process ends without the loop's doing, and given some seconds.
         alone: there is no other process in this job. One of many may not leave by itself while
             others count on it: they agree on a step, see `consensus.Consensus`.
     """
@@ -51,6 +54,7 @@ class Preemption:
         self.signal: str | None = None
         self.done = self.saved = 0
         self.alone = True
+        self.farewell: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Handles SIGNALS from here on, save what nohup ignores; call it from the main thread."""
@@ -81,15 +85,25 @@ class Preemption:
         first = time.monotonic()
         while True:
             if self.alone and self.done == self.saved:
-                _leave(f"{self.signal}: step {self.saved} is saved")
+                self._end(f"{self.signal}: step {self.saved} is saved")
             if select.select([read], [], [], _POLL_SECONDS)[0]:
                 another = self._next(read)
                 patience = _IMPATIENT_SECONDS.get(another, _IMPATIENT_SECONDS_OF_OTHERS)
                 if time.monotonic() - first >= patience:
-                    _leave(
+                    self._end(
                         f"{self.signal} and later {another}, before step {self.done} was saved: "
                         f"step {self.saved} was the last one saved"
                     )
+
+    def _end(self, reason: str) -> NoReturn:
+        """Ends the process from any thread, without waiting for what the others do."""
+        for child in multiprocessing.active_children():
+            child.kill()
+        farewell = threading.Thread(target=self.farewell, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+        _tell(reason)
+        os._exit(EXIT_CODE)
 
     @staticmethod
     def _next(read: int) -> str:
@@ -101,14 +115,6 @@ class Preemption:
 
 
 PREEMPTION = Preemption()  # one: signals are a matter of the process
-
-
-def _leave(reason: str) -> NoReturn:
-    """Ends the process from any thread, without waiting for what the others do."""
-    for child in multiprocessing.active_children():
-        child.kill()
-    _tell(reason)
-    os._exit(EXIT_CODE)
 
 
 def _drop_terminal() -> None:

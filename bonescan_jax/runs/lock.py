@@ -72,6 +72,26 @@ def claimed(workdir: Path) -> Iterator[str]:
         file.close()
 
 
+def silent_seconds(workdir: Path) -> float | None:
+    """How long ago the holder of a folder gave its last sign of life; None where nobody holds it."""
+    try:
+        with (workdir / NAME).open("r+") as file:
+            if not file.read():  # its holder ended in order
+                return None
+            silent = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _HELD | _UNKNOWN:
+                    raise
+            else:
+                return None
+            file.seek(0)
+            return silent if silent < DEAD_SECONDS or _is_of_this_kernel(file.read()) else None
+    except FileNotFoundError:
+        return None
+
+
 def read_token(workdir: Path) -> str | None:
     """The word that the holder of this folder has written there, None if there is none."""
     with contextlib.suppress(OSError, IndexError):
@@ -120,16 +140,22 @@ def _locked(path: Path) -> tuple[IO[str], os.stat_result | None]:
 
 def _refuse_if_alive(path: Path, file: IO[str]) -> None:
     file.seek(0)
-    holder, _, rest = file.read().partition("\n")
+    content = file.read()
+    holder = content.partition("\n")[0]
     silent = time.time() - path.stat().st_mtime
-    # A kernel knows its own processes, and programs before this one had no second line, nor a beat.
-    if not rest or rest.split()[-1] == _kernel() or silent < DEAD_SECONDS:
+    if _is_of_this_kernel(content) or silent < DEAD_SECONDS:
         raise BusyError(
             f"{path.parent}: is in use by {holder or 'another run'}; wait until that ends, or use "
             "another --workdir"
         )
     minutes = f"{silent / 60:.0f} minutes"
     _warn(f"{path}: {holder} has not been heard of for {minutes}; this run takes the folder")
+
+
+def _is_of_this_kernel(content: str) -> bool:
+    """Whether a lock is held by a process that this kernel knows: then it is not dead."""
+    rest = content.partition("\n")[2]
+    return not rest or rest.split()[-1] == _kernel()  # older programs wrote no second line
 
 
 def _beat(path: Path, file: IO[str], stopped: threading.Event) -> None:
