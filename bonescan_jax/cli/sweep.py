@@ -74,8 +74,8 @@ VERBS = {
         "share the trials, none is done twice and none is lost. A trial is a run in\n"
         "OUT/trials/NUMBER, a workdir as of bonescan train. Killed, it goes on from its last\n"
         "checkpoint, by whichever worker is there.\n\n"
-        "On SIGTERM, SIGINT (Ctrl-C) or SIGHUP a worker saves, hands its trial back and exits with\n"
-        "code 75: the same command goes on.",
+        "On SIGTERM, SIGINT (Ctrl-C) or SIGHUP a worker saves, hands its trial back and exits\n"
+        "with code 75: the same command goes on.",
         _define_sweep,
         _run_sweep,
     ),

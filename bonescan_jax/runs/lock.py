@@ -73,7 +73,7 @@ def claimed(workdir: Path) -> Iterator[str]:
 
 
 def silent_seconds(workdir: Path) -> float | None:
-    """How long ago the holder of a folder gave its last sign of life; None where nobody holds it."""
+    """How long ago the holder of a folder gave a sign of life; None where nobody holds it."""
     try:
         with (workdir / NAME).open("r+") as file:
             if not file.read():  # its holder ended in order

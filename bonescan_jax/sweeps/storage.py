@@ -116,12 +116,9 @@ def open_storage(url: str | None, out: Path) -> optuna.storages.BaseStorage:
         return optuna.storages.RDBStorage(url, engine_kwargs=settings)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(
-            hidden_password(f"--storage: {url} cannot be opened: {reason}")
-        ) from error
+        raise InputError(hidden_password(f"--storage: {url} cannot be opened: {reason}")) from error
 
 
 def hidden_password(text: str) -> str:
     """A text with the passwords of its URLs left out."""
     return _PASSWORD.sub(r"\1:***@", text)
-

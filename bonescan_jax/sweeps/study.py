@@ -3,10 +3,9 @@
 import copy
 import difflib
 import importlib.util
-import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
@@ -18,7 +17,7 @@ from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.runs.workdir import MAY_CHANGE, flatten
 from bonescan_jax.sweeps.sampling import PRUNERS, SAMPLERS, make_sampler
-from bonescan_jax.tasks import validate
+from bonescan_jax.tasks import task_of, validate
 
 Settings = dict[str, Any]  # values by dotted name, as JSON holds them
 
@@ -27,7 +26,7 @@ MEASURES = ("images_per_second", "seconds", "memory_gib")
 DIRECTIONS = ("maximize", "minimize")
 TRIED = 16  # trials of a search that are drawn and checked before anything starts
 
-_CONSTANTS = {
+_CONSTANTS: dict[str, type] = {
     "CONFIG": str,
     "SETTINGS": dict,
     "OBJECTIVES": dict,
@@ -75,7 +74,7 @@ class Study(NamedTuple):
         assert self.search is not None
         found = self.search(trial)
         if not isinstance(found, dict):
-            _refuse(self.name, f"search() returned {found!r}, expected settings by dotted name")
+            _refuse(f"{self.name}.py", f"search() returned {found!r}, expected settings by name")
         return json.loads(json.dumps(found))
 
     def space(self) -> dict[str, optuna.distributions.BaseDistribution]:
@@ -120,7 +119,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     objectives = values.get("OBJECTIVES", {"validation.score": "maximize"})
     constraints = values.get("CONSTRAINTS", {})
     folds = values.get("FOLDS", False)
-    _check_objectives(objectives, constraints, folds, where)
+    _check_objectives(objectives, constraints, folds, task_of(config).SCORES, where)
     points, search = _points(module, config, where), getattr(module, "search", None)
     if (points is None) == (search is None):
         _refuse(where, "expected one function: sweep(add), which lists trials, or search(trial)")
@@ -158,9 +157,9 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
     """
     get_config = getattr(_load(path), "get_config", None)
     config = get_config() if get_config else None
-    if not isinstance(config, ml_collections.ConfigDict) or set(
-        flatten(config.to_dict())
-    ) != set(flatten(default_config().to_dict())):
+    if not isinstance(config, ml_collections.ConfigDict) or set(flatten(config.to_dict())) != set(
+        flatten(default_config().to_dict())
+    ):
         _refuse(str(path), "holds no get_config() that returns a config of bonescan_jax.config")
     return config
 
@@ -190,14 +189,15 @@ def _constants(module: ModuleType, where: str) -> dict[str, Any]:
     found = {
         name: value
         for name, value in vars(module).items()
-        if name.isupper() and not inspect.ismodule(value)
+        if name.isupper() and not name.startswith("_")
     }
     for name, value in found.items():
         if name not in _CONSTANTS:
             nearest = difflib.get_close_matches(name, _CONSTANTS, 1) or [", ".join(_CONSTANTS)]
             _refuse(where, f"sets {name}, expected {nearest[0]}")
         kind = _CONSTANTS[name]
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+        negative = kind is int and (isinstance(value, bool) or value < 0)
+        if not isinstance(value, kind) or negative:
             _refuse(where, f"{name} is {value!r}, expected a value of type {kind.__name__}")
     return found
 
@@ -205,7 +205,7 @@ def _constants(module: ModuleType, where: str) -> dict[str, Any]:
 def _points(
     module: ModuleType, config: ml_collections.ConfigDict, where: str
 ) -> list[Settings] | None:
-    """The trials that sweep(add) lists, each with a value for every setting that any of them has."""
+    """The trials that sweep(add) lists, each with a value for all settings that any has."""
     sweep = getattr(module, "sweep", None)
     if sweep is None:
         return None
@@ -253,7 +253,8 @@ def _distribution(values: list[Any]) -> optuna.distributions.BaseDistribution:
         return optuna.distributions.IntDistribution(min(values), max(values))
     if kinds <= {int, float}:
         return optuna.distributions.FloatDistribution(min(values), max(values))
-    return optuna.distributions.CategoricalDistribution(sorted({as_choice(v) for v in values}, key=str))
+    choices = sorted({as_choice(value) for value in values}, key=str)
+    return optuna.distributions.CategoricalDistribution(choices)
 
 
 def as_choice(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
@@ -262,7 +263,11 @@ def as_choice(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _check_objectives(
-    objectives: Mapping[str, str], constraints: Mapping[str, float], folds: bool, where: str
+    objectives: Mapping[str, str],
+    constraints: Mapping[str, float],
+    folds: bool,
+    scores: Sequence[str],
+    where: str,
 ) -> None:
     if not objectives:
         _refuse(where, 'OBJECTIVES is empty, expected such as {"validation.score": "maximize"}')
@@ -270,14 +275,14 @@ def _check_objectives(
         if direction not in DIRECTIONS:
             _refuse(where, f"OBJECTIVES: {name} is {direction!r}, expected maximize or minimize")
     for name in (*objectives, *constraints):
-        if not name.startswith("validation.") and name not in MEASURES:
-            measures = ", ".join(MEASURES)
-            _refuse(where, f"judges by {name}, expected validation.NAME or one of {measures}")
+        known = ("validation.score", *(f"validation.{each}" for each in scores), *MEASURES)
+        if name not in known:
+            _refuse(where, f"judges by {name}, expected one of {', '.join(known)}")
         if folds and not name.startswith("validation."):
-            _refuse(where, f"judges folds by {name}, expected validation.NAME")
+            _refuse(where, f"judges folds by {name}, expected a score on validation")
     for name, most in constraints.items():
         if isinstance(most, bool) or not isinstance(most, int | float):
-            _refuse(where, f"CONSTRAINTS: {name} is {most!r}, expected a number: the most it may be")
+            _refuse(where, f"CONSTRAINTS: {name} is {most!r}, expected a number, the most allowed")
 
 
 def _check_pruner(study: Study, where: str) -> None:

@@ -151,9 +151,9 @@ class Claims:
     def _begin(self, attributes: dict[str, Any], before: FrozenTrial | None = None) -> FrozenTrial:
         """A running attempt of this worker, which takes over what the one before has reached."""
         attributes = {WORKER: self._worker, **attributes}
-        for name in (SETTINGS, TO_BE_PRUNED) if before else ():
-            if name in before.user_attrs:
-                attributes[name] = before.user_attrs[name]
+        reached = before.user_attrs if before else {}
+        for name in {SETTINGS, TO_BE_PRUNED} & reached.keys():
+            attributes[name] = reached[name]
         template = optuna.create_trial(
             state=TrialState.RUNNING,
             params=before.params if before else None,

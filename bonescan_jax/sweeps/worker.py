@@ -1,7 +1,6 @@
 """One worker of a study: takes a trial, runs it, tells the result, takes the next."""
 
 import gc
-import json
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from bonescan_jax.aot.compile import compile_at
@@ -25,7 +25,6 @@ from bonescan_jax.crossvalidate import crossvalidate
 from bonescan_jax.errors import BusyError, InputError, RunError
 from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.runs.lock import claimed, silent_seconds
-from bonescan_jax.runs.workdir import flatten
 from bonescan_jax.sweeps.results import (
     Scores,
     images_per_second,
@@ -76,7 +75,7 @@ def join_study(study: Study, storage: optuna.storages.BaseStorage) -> optuna.Stu
     joined = optuna.create_study(
         storage=storage,
         study_name=study.name,
-        directions=list(study.objectives.values()),
+        directions=[StudyDirection[each.upper()] for each in study.objectives.values()],
         load_if_exists=True,
     )
     for name, found in ((FILE, study.text), (BASE, study.base)):

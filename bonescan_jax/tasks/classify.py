@@ -26,6 +26,7 @@ from bonescan_jax.scans.regions import REGIONS
 from bonescan_jax.tasks.task import Predictions, ScanBatch, Scores, one_ahead
 
 INPUTS = ("image", "mask", "reference")
+SCORES = ("auc", "auc_low", "auc_high")
 # Folded into the key of a batch for dropout: far from the numbers that splitting a key counts by.
 DROPOUT = 0xD209
 

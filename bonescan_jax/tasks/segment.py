@@ -36,6 +36,7 @@ from bonescan_jax.tasks.crops import CLASS_BITS, TrainingExample
 from bonescan_jax.tasks.task import Predictions, ScanBatch, Scores, one_ahead
 
 INPUTS = ("image", "reference")
+SCORES = ("dice_abnormal", "dice_normal")
 # Brightest intensity, relative to bone, that the threshold detector tells apart.
 BRIGHTEST = 50.0
 

@@ -36,6 +36,8 @@ class Task(Protocol):
 
     # The entries of a batch that the predict step takes, after the weights.
     INPUTS: tuple[str, ...]
+    # The scores of `validation_scores`.
+    SCORES: tuple[str, ...]
 
     def validate(self, config: ml_collections.ConfigDict) -> None:
         """Raises InputError where settings do not fit the task."""

@@ -142,9 +142,7 @@ def compare(whole: list[Trial], many: list[Trial], one: Path, other: Path) -> di
         "attempts": sum(len(trial.attempts) for trial in many),
         "states": sorted({trial.state for trial in many}),
         "left_running": sum(a.state.name == "RUNNING" for t in many for a in t.attempts),
-        "ended_twice": sum(
-            sum(a.state.name == "COMPLETE" for a in t.attempts) != 1 for t in many
-        ),
+        "ended_twice": sum(sum(a.state.name == "COMPLETE" for a in t.attempts) != 1 for t in many),
         "same_settings": [t.last.user_attrs["settings"] for t in whole]
         == [t.last.user_attrs["settings"] for t in many],
         "same_results": [t.last.values for t in whole] == [t.last.values for t in many],
