@@ -5,7 +5,7 @@ import sys
 from bonescan_jax.cluster.preemption import PREEMPTION
 
 # The verbs that save and continue; the others are short and end as any program does.
-CONTINUED = ("train", "crossvalidate")
+CONTINUED = ("train", "crossvalidate", "sweep")
 
 
 def main() -> None:

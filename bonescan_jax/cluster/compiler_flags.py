@@ -21,7 +21,7 @@ class Setting(NamedTuple):
 
 
 # Verbs that have a GPU for themselves; the others may run beside one of these, or of each other.
-TRAINING = ("train", "crossvalidate", "benchmark")
+TRAINING = ("train", "crossvalidate", "sweep", "benchmark")
 # What says how much memory of a GPU is taken. Who sets one of them knows what the others should be,
 # and jaxlib finds no GPU where the fraction is set under both of its names.
 MEMORY = (

@@ -1,7 +1,5 @@
 """One self-contained HTML page on runs: scores, curves, scans, settings. Opens offline."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +14,7 @@ from bonescan_jax.report.details import (
     settings_section,
 )
 from bonescan_jax.report.figures import comparison_part, figures_part
+from bonescan_jax.report.offline import offline_page
 from bonescan_jax.report.overlaid import overlaid_charts
 from bonescan_jax.report.overview import (
     differing_settings,
@@ -158,34 +157,10 @@ def _browser(
 
 
 def _page(title: str, main: tuple[str, str], browser: "Browser | None") -> Iterator[str]:
-    """The page in pieces: what is read first stands first, the many pictures last.
-
-    The policy lets nothing run but our own script, by its checksum, and nothing load at all.
-    """
-    style, script = asset("page.css"), asset("page.js")
-    policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-    policy += f"style-src {_checksum(style)}; script-src {_checksum(script)}"
-    yield (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(title)}</title><link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body><main>{main[0]}"
-        f"{browser.section if browser else ''}{main[1]}</main>"
-    )
-    if browser:
-        # In JSON "<" is only ever part of text; without it, no text can end the element.
-        data = browser.data.replace("<", "\\u003c")
-        yield f'<script type="application/json" id="data">{data}</script>'
-        yield f"<script>{script}</script>"
-        for name, text in browser.pictures.items():
-            yield f'<script type="text/plain" id="{escape(name)}">{text}</script>\n'
-    yield "</body></html>\n"
-
-
-def _checksum(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
+    """The page in pieces: what is read first stands first, the many pictures last."""
+    body = f"{main[0]}{browser.section if browser else ''}{main[1]}"
+    data, pictures = (browser.data, browser.pictures) if browser else (None, {})
+    return offline_page(title, body, asset("page.js"), data, pictures)
 
 
 def _headline(evaluation: dict) -> dict[str, float | None]:

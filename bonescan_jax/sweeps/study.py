@@ -45,6 +45,7 @@ class Study(NamedTuple):
 
     name: str  # of its file, without .py
     text: str  # of its file
+    given: Settings  # CONFIG, and what SETTINGS changes in it for all trials
     config: ml_collections.ConfigDict  # what all trials share
     points: list[Settings] | None  # the listed trials; None where they are sampled
     search: Callable[[Any], Settings] | None  # from an Optuna trial to what it sets
@@ -132,6 +133,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     study = Study(
         name=path.stem,
         text=path.read_text(),
+        given={"CONFIG": values["CONFIG"], **values.get("SETTINGS", {})},
         config=config,
         points=points,
         search=search,

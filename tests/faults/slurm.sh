@@ -9,46 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p "$1"
 dir="$(cd "$1" && pwd)"
-host="$(hostname -s)"
-mkdir -p "$dir/state" "$dir/spool"
-
-# What Slurm needs where there are no cgroups to hold tasks with.
-cat >"$dir/slurm.conf" <<END
-ClusterName=one
-SlurmctldHost=$host(127.0.0.1)
-SlurmUser=root
-AuthType=auth/munge
-# The second part keeps a requeued job from waiting two minutes before it may start again.
-AuthInfo=cred_expire=10
-StateSaveLocation=$dir/state
-SlurmdSpoolDir=$dir/spool
-SlurmctldPidFile=$dir/slurmctld.pid
-SlurmdPidFile=$dir/slurmd.pid
-SlurmctldLogFile=$dir/slurmctld.log
-SlurmdLogFile=$dir/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-ReturnToService=2
-MpiDefault=none
-# As long as a scheduler usually waits between SIGTERM and SIGKILL; this machine may be slow.
-KillWait=120
-NodeName=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-END
-export SLURM_CONF="$dir/slurm.conf" JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$dir/cache"
-
-stop() {
-  for daemon in slurmd slurmctld; do
-    [ ! -f "$dir/$daemon.pid" ] || kill "$(cat "$dir/$daemon.pid")" || true
-  done
-}
-trap stop EXIT
-mkdir -p /run/munge && chown munge: /run/munge
-[ -S /run/munge/munge.socket.2 ] || runuser -u munge -- /usr/sbin/munged
-slurmctld
-slurmd
+source tests/faults/one_node_slurm.sh
 
 # Prints "--config.NAME=VALUE" for each setting of the small run that the other scripts use.
 settings() {
@@ -68,15 +29,9 @@ submit() { # WORKDIR
   sbatch --parsable --gpus-per-node=0 --ntasks-per-node=2 --cpus-per-task=1 --time=60 \
     --output="$1/slurm.log" launch/slurm.sbatch --config=configs/phantom.py --workdir="$1" "${flags[@]}"
 }
-state() { scontrol --oneliner show job "$1" | sed 's/.* JobState=\([A-Z_]*\).*/\1/'; }
 wait_for_step() { # WORKDIR STEP
   until grep -q "\"step\": $2," "$1/metrics.jsonl" 2>/dev/null; do sleep 0.1; done
 }
-wait_for_end() { # JOB
-  until [[ "$(state "$1")" =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; do sleep 1; done
-}
-say() { echo "$(date +%T) $*" >&2; }
-
 whole="$(submit "$dir/whole")"
 wait_for_end "$whole"
 say "undisturbed: $(state "$whole")"
