@@ -38,7 +38,7 @@ from bonescan_jax.sweeps.worker import (
     trial_workdir,
 )
 
-FEWEST = 8  # finished trials, before what mattered can be told
+FEWEST = 40  # finished trials, before what mattered can be told: a tenth of them count as good
 SEED = "seed"
 LEVEL = 0.95  # of intervals over seeds
 
@@ -112,7 +112,8 @@ def command(study: Study, settings: Settings) -> str:
     """The command that trains these settings, as `bonescan train` takes them."""
     config, *shared = study.given.items()
     flags = [f"--config.{name}={_as_flag(value)}" for name, value in [*shared, *settings.items()]]
-    return shlex.join(["bonescan", "train", f"--config={config[1]}", "--workdir=DIR", *flags])
+    begin = f"bonescan train --config={shlex.quote(config[1])} --workdir=DIR"
+    return " \\\n  ".join([begin, *map(shlex.quote, flags)])
 
 
 def _as_flag(value: Any) -> str:  # noqa: ANN401 - whatever a setting can be
@@ -132,7 +133,8 @@ def _best(study: Study, trials: Sequence[Trial]) -> str:
         )
         settings = trial.last.user_attrs[SETTINGS]
         parts.append(
-            f"<p>Trial {trial.number}: {reached}.</p><pre>{escape(command(study, settings))}</pre>"
+            f"<p>Trial {trial.number}: {reached}.</p>"
+            f'<pre class="command">{escape(command(study, settings))}</pre>'
         )
     if len(best) == 1 and len(trials) > 1:
         parts.append(
@@ -175,7 +177,10 @@ def _importance(study: Study, trials: Sequence[Trial]) -> str:
         return (
             f'{title}<p class="missing">Told from {FEWEST} trials on that are done and differ.</p>'
         )
-    rows = [(name, [f"{share:.0%}"]) for name, share in found.items()]
+    rows = [
+        (name, [f'<meter value="{share:.3f}" title="{share:.1%}"></meter> {share:.0%}'])
+        for name, share in found.items()
+    ]
     name = next(iter(study.objectives))
     return (
         f"{title}<p>Shares of the differences in {escape(name)} among good trials (PED-ANOVA).</p>"

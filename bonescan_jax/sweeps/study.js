@@ -5,7 +5,7 @@
   const root = document.getElementById("study");
   const css = getComputedStyle(document.documentElement);
   const colour = (name) => css.getPropertyValue(name).trim();
-  const PLAIN = 0.35, FAINT = 0.06, FIRST_ROWS = 50;
+  const FAINT = 0.03, FIRST_ROWS = 50;
 
   // ---- Axes: the parameters, then the objectives ------------------------------------------------
   const parameters = study.parameters.map((parameter, place) => ({
@@ -111,26 +111,35 @@
     pen.globalAlpha = 1; pen.strokeStyle = colour("--rule"); pen.strokeRect(left, top, right - left, bottom - top);
   }
 
-  // Others faint, shown plain, the chosen one on top.
+  // How good a trial is among all: 1 is the best, 0 what has no value.
+  const merit = new Map();
+  study.trials.filter((trial) => trial.values !== null && trial.values[0] !== null)
+    .sort((one, other) => better[0] * (one.values[0] - other.values[0]))
+    .forEach((trial, place, all) => merit.set(trial, (place + 1) / all.length));
+
+  // Others faint, shown plain and the better the stronger, the chosen one on top.
   function layers(pen, trials, draw) {
     const inside = new Set(shown);
-    const many = shown.length > 300 ? 0.12 : PLAIN;
+    const plain = Math.min(1, Math.max(0.08, 60 / shown.length));
     for (const [some, alpha, name, width] of [
       [trials.filter((trial) => !inside.has(trial)), FAINT, "--pale", 1],
-      [trials.filter((trial) => inside.has(trial)), many, "--accent", 1.2],
+      [trials.filter((trial) => inside.has(trial)), plain, "--accent", 1.2],
       [trials.filter((trial) => trial === chosen), 1, "--ink", 3]]) {
       pen.globalAlpha = alpha; pen.strokeStyle = pen.fillStyle = colour(name); pen.lineWidth = width;
-      for (const trial of some) draw(trial, some[0] === chosen);
+      for (const trial of some) {
+        if (alpha === plain) pen.globalAlpha = plain * (0.15 + 0.85 * (merit.get(trial) || 0) ** 3);
+        draw(trial, some[0] === chosen);
+      }
     }
     pen.lineWidth = 1;
   }
 
   function point(pen, x, y, large) {
-    pen.globalAlpha = Math.min(1, pen.globalAlpha * 2);
+    pen.globalAlpha = Math.min(1, pen.globalAlpha * 3);
     pen.beginPath(); pen.arc(x, y, large ? 5 : 2.5, 0, 7); pen.fill();
   }
 
-  const parallel = picture("Parallel coordinates", "A line is a trial; filters above leave some of them.", 320,
+  const parallel = picture("Parallel coordinates", "A line is a trial, the better the stronger; filters above leave some of them.", 320,
     (pen, width, height) => {
       const top = 44, bottom = height - 24, left = 60, right = width - 60;
       const x = (place) => (axes.length < 2 ? width / 2 : left + (right - left) * place / (axes.length - 1));

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 LAUNCH = Path(__file__).parents[2] / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -209,3 +209,76 @@ def test_skypilot_starts_again_when_told_to_stop_and_can_append_to_logs():
     assert {mount["mode"] for mount in task["file_mounts"].values()} == {"MOUNT_CACHED"}
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     subprocess.run(["bash", "-n"], input=task["run"], text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "requeued"),
+    [(75, "RUNNING", True), (75, "COMPLETING", False), (0, "RUNNING", False)],
+)
+def test_a_worker_of_an_array_puts_itself_back_and_no_other(
+    tmp_path: Path, code: int, state: str, requeued: bool
+):
+    """One task of an array has the number of the whole as its own, so the plain number would do."""
+    environment = fake(
+        tmp_path / "bin",
+        srun=f'echo "$@" > {tmp_path}/started; exit {code}',
+        squeue=f"echo {state}",
+        scontrol=f'echo "$@" > {tmp_path}/requeued',
+    )
+    array = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    ended = subprocess.run(
+        ["bash", LAUNCH / "sweep.sbatch", "--study=a study.py", "--out=DIR"],
+        env=environment | array,
+        check=False,
+    )
+    assert ended.returncode == code
+    started = "--kill-on-bad-exit=0 .venv/bin/bonescan sweep --study=a study.py --out=DIR\n"
+    assert (tmp_path / "started").read_text() == started
+    assert (tmp_path / "requeued").exists() == requeued
+    if requeued:
+        assert (tmp_path / "requeued").read_text() == "requeue 7_3\n"
+
+
+def test_a_dry_run_of_an_array_prints_what_a_task_runs():
+    ended = subprocess.run(
+        ["bash", LAUNCH / "sweep.sbatch", "--dry-run", "--study=FILE", "--out=DIR"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == (
+        "srun --kill-on-bad-exit=0 .venv/bin/bonescan sweep --study=FILE --out=DIR\n"
+    )
+
+
+def test_the_workers_on_kubernetes_agree_with_what_a_worker_says():
+    job = yaml.safe_load((LAUNCH / "sweep_gke.yaml").read_text())
+    spec = job["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert "completions" not in spec  # a work queue
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    actions = {
+        code: rule["action"]
+        for rule in spec["podFailurePolicy"]["rules"]
+        for code in rule.get("onExitCodes", {}).get("values", ())
+    }
+    assert actions == {75: "Ignore", 2: "FailJob"}
+    assert {rule.get("onExitCodes", {}).get("containerName", container["name"])
+            for rule in spec["podFailurePolicy"]["rules"]} == {container["name"]}  # fmt: skip
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+
+
+def test_a_dry_run_of_a_database_makes_nothing(tmp_path: Path):
+    if not shutil.which("initdb") and not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        pytest.skip("needs PostgreSQL's server, as of Debian's package postgresql")
+    ended = subprocess.run(
+        ["bash", LAUNCH / "postgres.sh", "start", tmp_path / "db", "--dry-run", "--port=5999"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "initdb" in ended.stdout
+    assert f"export PGPASSFILE={tmp_path}/db/pgpass" in ended.stdout
+    assert "postgresql+psycopg://bonescan@127.0.0.1:5999/bonescan" in ended.stdout
+    assert not (tmp_path / "db").exists()
