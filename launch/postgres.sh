@@ -41,6 +41,8 @@ run() {
   if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
 }
 # The server refuses to run as root, as in a container: there its files belong to the user postgres.
+exec {quiet}>/dev/null
+[ -z "$dry" ] || exec {quiet}>&1  # what would be run is shown
 as_owner() {
   if [ "$(id -u)" -eq 0 ]; then run runuser -u postgres -- "$@"; else run "$@"; fi
 }
@@ -62,7 +64,7 @@ case "$verb" in
     dir="$(realpath -m "$dir")"
     if [ ! -e "$dir/data/PG_VERSION" ]; then
       as_owner "$bin/initdb" --pgdata="$dir/data" --username=bonescan --auth=scram-sha-256 \
-        --pwfile="$dir/password" --encoding=UTF8 >/dev/null
+        --pwfile="$dir/password" --encoding=UTF8 >&"$quiet"
       if [ -z "$dry" ]; then
         # Other machines of the workers may connect too, with the password.
         echo "host all bonescan all scram-sha-256" >>"$dir/data/pg_hba.conf"
