@@ -8,6 +8,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -267,6 +268,12 @@ def test_the_workers_on_kubernetes_agree_with_what_a_worker_says():
             for rule in spec["podFailurePolicy"]["rules"]} == {container["name"]}  # fmt: skip
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize("name", ["gke.yaml", "sweep_gke.yaml"])
+def test_kubernetes_would_take_the_files(name: str):
+    for resource in yaml.safe_load_all((LAUNCH / name).read_text()):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_a_dry_run_of_a_database_makes_nothing(tmp_path: Path):
