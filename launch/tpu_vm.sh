@@ -2,6 +2,11 @@
 # A training on a Cloud TPU slice, from its creation to its end.
 # Usage: launch/tpu_vm.sh [--dry-run] create|install|fetch|delete NAME
 #        launch/tpu_vm.sh [--dry-run] run NAME --config=FILE --workdir=DIR [FLAGS]
+#        launch/tpu_vm.sh [--dry-run] queue NAME COUNT --study=FILE --out=/share/DIR --storage=URL [FLAGS]
+# queue asks for COUNT machines of one host each, which come when there is room and each work on a sweep.
+# SHARE must hold this repository as bonescan/, with bash launch/setup.sh tpu,sweep done in it; it is
+# mounted as /share. Afterwards: gcloud compute tpus queued-resources delete NAME --force. A request that
+# failed, or whose machines were all preempted, stays until then.
 # --dry-run prints the commands and runs none. DIR is on the shared disk, as share/runs/first, unless
 # the slice is a single machine (TYPE up to 8 chips, such as v5litepod-8, which then must be set).
 # Settings and their defaults, from the environment:
@@ -17,8 +22,8 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 verb="${1:-}"
 name="${2:-}"
-if [[ ! "$verb" =~ ^(create|install|run|fetch|delete)$ || -z "$name" ]]; then
-  echo "usage: launch/tpu_vm.sh [--dry-run] create|install|run|fetch|delete NAME [FLAGS]" >&2
+if [[ ! "$verb" =~ ^(create|install|run|queue|fetch|delete)$ || -z "$name" ]]; then
+  echo "usage: launch/tpu_vm.sh [--dry-run] create|install|run|queue|fetch|delete NAME [FLAGS]" >&2
   exit 2
 fi
 shift 2
@@ -72,6 +77,33 @@ case "$verb" in
     check_workdir "$@"
     # auto: JAX asks the slice which worker this is. Ends with this terminal; start it in tmux.
     on_all "cd bonescan && .venv/bin/bonescan train --coordinator=auto $(printf '%q ' "$@")"
+    ;;
+  queue)
+    count="${1:-}"
+    if [[ ! "$count" =~ ^[1-9][0-9]*$ || -z "${SHARE:-}" ]]; then
+      echo "tpu_vm.sh: expected queue NAME COUNT FLAGS, and SHARE=HOST:/PATH in the environment" >&2
+      exit 2
+    fi
+    shift
+    startup="$(mktemp)"
+    trap 'rm -f "$startup"' EXIT
+    cat >"$startup" <<END
+#!/usr/bin/env bash
+# Runs as root whenever the machine starts: a worker that was told to stop goes on then.
+set -e
+apt-get -qq install nfs-common
+mkdir -p /share
+mountpoint -q /share || mount $SHARE /share
+cd /share/bonescan
+exec .venv/bin/bonescan sweep$(printf ' %q' "$@")
+END
+    spot=()
+    [ "${SPOT:-1}" = 0 ] || spot=(--spot)
+    [ "$dry_run" -eq 0 ] || cat "$startup"
+    say_or_do gcloud compute tpus queued-resources create "$name" "${zone[@]}" --node-count="$count" \
+      --node-prefix="$name" --accelerator-type="${TYPE:-v5litepod-1}" \
+      --runtime-version="${VERSION:-v2-alpha-tpuv5-lite}" --valid-until-duration=24h "${spot[@]}" \
+      --metadata-from-file="startup-script=$startup"
     ;;
   fetch)
     say_or_do mkdir -p runs

@@ -26,16 +26,17 @@ say "alone: done"
 
 array="$(sbatch --parsable --array=0-3 --gpus-per-task=0 --cpus-per-task=1 --time=60 --oversubscribe \
   --output="$dir/worker-%a.log" launch/sweep.sbatch "${flags[@]}" --out="$dir/many")"
-begun() { grep -c "^sweep: trial .* begins" "$dir/worker-$1.log" 2>/dev/null || true; }
-wait_for_begin() { until [ "$(begun "$1")" -ge "$2" ]; do sleep 0.2; done; }
+begun() { grep -c "^sweep: trial .* begins" "$dir/worker-$1.log" 2>/dev/null || [ -e "$dir/worker-$1.log" ] || echo 0; }
+# Its second trial, and then some seconds: in the middle of it.
+wait_for_second() { until [ "$(begun "$1")" -ge 2 ]; do sleep 0.2; done; sleep 4; }
 
-wait_for_begin 0 1
+wait_for_second 0
 scancel --signal=TERM "${array}_0"
 say "task 0: SIGTERM"
-wait_for_begin 1 1
+wait_for_second 1
 scontrol requeue "${array}_1"
 say "task 1: requeued"
-wait_for_begin 2 1
+wait_for_second 2
 scancel "${array}_2"
 say "task 2: cancelled"
 while squeue --noheader --jobs "$array" | grep -q .; do sleep 1; done

@@ -165,6 +165,16 @@ def test_flags_reach_the_training_as_they_were_given(tmp_path: Path):
     assert said == "|".join(["train", "--coordinator=auto", *flags, ""])
 
 
+def test_queued_machines_each_start_a_worker_as_they_come():
+    flags = ("--study=configs/sweeps/rates.py", "--out=/share/a b")
+    printed = tpu_vm("--dry-run", "queue", "many", "8", *flags, SHARE="10.0.0.2:/vol")
+    assert "mount 10.0.0.2:/vol /share" in printed
+    worker = ".venv/bin/bonescan sweep --study=configs/sweeps/rates.py --out=/share/a\\ b"
+    assert f"exec {worker}\n" in printed
+    assert "queued-resources create many" in printed
+    assert "--node-count=8 --node-prefix=many" in printed
+
+
 @pytest.mark.parametrize(
     ("flags", "kind", "code"),
     [
