@@ -1,4 +1,4 @@
-"""The short form of `tests/faults/sweep.py`: workers are killed, and nothing is lost or different."""
+"""The short form of `tests/faults/sweep.py`: workers are killed, nothing is lost or different."""
 
 from pathlib import Path
 
