@@ -135,7 +135,7 @@ def parse_flags(values: flags.FlagValues, command: list[str]) -> list[str]:
         raise
     except Exception as error:  # the file is a program, which can raise anything
         for argument in command:
-            _refuse_unknown_setting(argument)
+            refuse_unknown_setting(argument)
         if isinstance(error, SyntaxError):
             place = f"{error.filename}, line {error.lineno}"
             raise InputError(f"--config: {place}: is no Python: {error.msg}") from error
@@ -146,7 +146,8 @@ def parse_flags(values: flags.FlagValues, command: list[str]) -> list[str]:
         ) from error
 
 
-def _refuse_unknown_setting(argument: str) -> None:
+def refuse_unknown_setting(argument: str) -> None:
+    """Raises InputError if an argument is --config.KEY=VALUE of a setting that there is not."""
     match = _SETTING.match(argument)
     if match and match[1] not in _names():
         nearest = difflib.get_close_matches(match[1], _names(), 1)

@@ -16,7 +16,13 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from bonescan_jax.cli.flags import expand_home, last_of_each, parse_flags, read_config
+from bonescan_jax.cli.flags import (
+    expand_home,
+    last_of_each,
+    parse_flags,
+    read_config,
+    refuse_unknown_setting,
+)
 from bonescan_jax.cli.verb import Verb
 from bonescan_jax.cli.verbs import VERBS
 from bonescan_jax.cluster.compiler_flags import variables
@@ -139,7 +145,12 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> tuple[flags.FlagValue
     """The flags of a verb with their values, and what is beside flags."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Shows this.", short_name="h", flag_values=values)
-    verb.define(values)
+    try:
+        verb.define(values)  # ml_collections looks for --config.KEY on the command line already here
+    except Exception:
+        for argument in arguments:
+            refuse_unknown_setting(argument)
+        raise
     # absl parses nothing before it has a program name.
     command = [f"bonescan {name}", *map(expand_home, last_of_each(arguments))]
     return values, parse_flags(values, command)[1:]
@@ -154,6 +165,10 @@ def _overview() -> str:
 
 def _flag_help(values: flags.FlagValues) -> str:
     own = [values[name] for name in values if len(name) > 1]
-    rows = [f"  --{flag.name}: {flag.help} (default: {flag.value})" for flag in own
-            if not flag.name.startswith("config.")]  # fmt: skip
+    rows = []
+    for flag in own:
+        if not flag.name.startswith("config."):
+            # All settings of a config are no default that fits on a line.
+            default = "" if flag.name == "config" else f" (default: {flag.value})"
+            rows.append(f"  --{flag.name}: {flag.help}{default}")
     return "\n".join(rows)

@@ -15,7 +15,7 @@ import optuna
 
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
-from bonescan_jax.runs.workdir import MAY_CHANGE, flatten
+from bonescan_jax.runs.workdir import MAY_CHANGE, change, flatten
 from bonescan_jax.sweeps.sampling import PRUNERS, SAMPLERS, make_sampler
 from bonescan_jax.tasks import task_of, validate
 
@@ -25,6 +25,9 @@ Settings = dict[str, Any]  # values by dotted name, as JSON holds them
 MEASURES = ("images_per_second", "seconds", "memory_gib")
 DIRECTIONS = ("maximize", "minimize")
 TRIED = 16  # trials of a search that are drawn and checked before anything starts
+
+# When a run validates decides when a trial may be pruned: here that is part of the question.
+_FREE = {name for name in MAY_CHANGE if not name.startswith("train.eval_every")}
 
 _CONSTANTS: dict[str, type] = {
     "CONFIG": str,
@@ -62,7 +65,7 @@ class Study(NamedTuple):
     def base(self) -> Settings:
         """All settings that trials share and that change what is computed, as JSON has them."""
         settings = flatten(json.loads(self.config.to_json()))
-        return {name: settings[name] for name in sorted(settings.keys() - set(MAY_CHANGE))}
+        return {name: settings[name] for name in sorted(settings.keys() - _FREE)}
 
     def settings(self, trial: optuna.Trial, index: int) -> Settings:
         """What the trial of this number sets: a point of the list, or what the search suggests.
@@ -116,7 +119,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     if "CONFIG" not in values:
         _refuse(where, "CONFIG is missing, expected the path of a config such as configs/bs80k.py")
     config = _changed(load_config(Path(values["CONFIG"])), values.get("SETTINGS", {}), where)
-    config.update_from_flattened_dict(dict(changes or {}))
+    change(config, dict(changes or {}))
     objectives = values.get("OBJECTIVES", {"validation.score": "maximize"})
     constraints = values.get("CONSTRAINTS", {})
     folds = values.get("FOLDS", False)

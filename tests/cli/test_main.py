@@ -143,11 +143,21 @@ def test_a_setting_may_stand_apart_from_its_value(monkeypatch: pytest.MonkeyPatc
     assert not rest
 
 
-def test_a_misspelt_setting_is_answered_with_the_nearest(capsys: pytest.CaptureFixture):
-    code, _, err = call(capsys, "train", CONFIG, "--config.train.learning_rat=1", "--workdir=w")
+@pytest.mark.parametrize(
+    ("verb", "others"),
+    [
+        ("train", [CONFIG, "--workdir=w"]),
+        ("evaluate", ["--workdir=w"]),  # has its config from the run
+        ("sweep", ["--study=configs/sweeps/rates.py", "--out=o"]),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture, verb: str, others: list[str]
+):
+    code, _, err = call(capsys, verb, *others, "--config.train.learning_rat=1")
     assert code == 2
     assert err == (
-        "bonescan train: --config.train.learning_rat: there is no such setting; "
+        f"bonescan {verb}: --config.train.learning_rat: there is no such setting; "
         "did you mean --config.train.learning_rate?\n"
     )
 

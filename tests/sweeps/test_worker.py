@@ -99,6 +99,16 @@ def test_another_text_of_the_file_is_another_study(tmp_path: Path, study, quick)
         work(study(RATES.format(rates=(0.2,))), tmp_path / "out")
 
 
+def test_a_worker_may_change_where_data_lie_and_nothing_asked(tmp_path: Path, study, quick):
+    quick(by_rate)
+    path = study(RATES.format(rates=(0.1,)))
+    with pytest.raises(InputError, match="learning_rate: belongs to the run"):
+        work(path, tmp_path / "out", changes={"train.learning_rate": 1.0})
+    work(path, tmp_path / "out", changes={"data.num_threads": 1})
+    with pytest.raises(InputError, match="eval_every_steps is 1, expected 2"):
+        work(path, tmp_path / "out", changes={"train.eval_every_steps": 1})
+
+
 def test_bad_settings_fail_alone_and_their_sentence_is_kept(tmp_path: Path, study, quick):
     def fails(config, step):
         if config.train.learning_rate == 0.2:
