@@ -146,7 +146,7 @@ def _parse(name: str, verb: Verb, arguments: list[str]) -> tuple[flags.FlagValue
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Shows this.", short_name="h", flag_values=values)
     try:
-        verb.define(values)  # ml_collections looks for --config.KEY on the command line already here
+        verb.define(values)  # ml_collections looks at --config.KEY of the command line already
     except Exception:
         for argument in arguments:
             refuse_unknown_setting(argument)
