@@ -4,16 +4,23 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
-from bonescan_jax.errors import InputError
+from bonescan_jax.errors import InputError, RunError
 
 JOURNAL = "study.log"  # in the folder of the sweep
+AWAY_SECONDS = 15 * 60.0  # that a storage may be away
+RETRY_SECONDS = 5.0
+
+Answer = TypeVar("Answer")
+
 _PASSWORD = re.compile(r"(://[^:@/]*):[^@/]*@")
 
 
@@ -117,6 +124,30 @@ def open_storage(url: str | None, out: Path) -> optuna.storages.BaseStorage:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(hidden_password(f"--storage: {url} cannot be opened: {reason}")) from error
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """What a storage answers, also where it is away for a while, as while a database restarts.
+
+    Raises:
+        RunError: it has not come back.
+    """
+    deadline = time.monotonic() + AWAY_SECONDS
+    told = False
+    while True:
+        try:
+            return ask()
+        except optuna.exceptions.StorageInternalError as error:
+            reason = hidden_password(" ".join(str(error.__cause__ or error).split()))
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"the storage has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); "
+                    "what was trained is saved, and the same command goes on"
+                ) from error
+            if not told:
+                print(f"sweep: waits for the storage: {reason}", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(RETRY_SECONDS)
 
 
 def hidden_password(text: str) -> str:

@@ -86,9 +86,13 @@ class Claims:
         self._worker, self._is_alive = worker, is_alive
 
     def read(self) -> list[Trial]:
-        """All trials that were begun, by number."""
+        """All trials that were begun, by number; called while this worker works on none.
+
+        What counts as running here under its own name it has been given without hearing of it, by
+        a database that went away before it could answer.
+        """
         attempts = _by_trial(self._study.get_trials(deepcopy=False), self._count)
-        alive: dict[str, bool] = {self._worker: True}
+        alive: dict[str, bool] = {self._worker: False}
 
         def lives(attempt: FrozenTrial) -> bool:
             name = attempt.user_attrs.get(WORKER, "")

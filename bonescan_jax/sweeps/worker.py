@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,7 +34,7 @@ from bonescan_jax.sweeps.results import (
     validations,
 )
 from bonescan_jax.sweeps.sampling import OneOfEach, make_pruner, make_sampler
-from bonescan_jax.sweeps.storage import open_storage
+from bonescan_jax.sweeps.storage import open_storage, patiently
 from bonescan_jax.sweeps.study import Settings, Study, as_choice, read_study
 from bonescan_jax.sweeps.trials import (
     DIED,
@@ -53,6 +54,7 @@ from bonescan_jax.train import train
 
 FILE, BASE = "file", "base"  # attributes of a study: its text, and what all trials share
 MEASURED, WORKDIR = "measured", "workdir"  # attributes of an attempt
+TAKEN_OVER = "another worker has taken it over, because this one stood still"
 POLL_SECONDS = 5.0  # between looks at the study, while all that is left is in other hands
 
 
@@ -167,9 +169,9 @@ class Worker:
         ended = 0
         waits = False
         while not limit or ended < limit:
-            claim = self.claims.claim()
+            claim = patiently(self.claims.claim)
             if claim is None:
-                trials = self.claims.read()
+                trials = patiently(self.claims.read)
                 if not wait or all(trial.state in (DONE, PRUNED, FAILED) for trial in trials):
                     break
                 if not waits:
@@ -186,7 +188,7 @@ class Worker:
             # has them all.
             gc.collect()
             jax.clear_caches()
-        return {"trials": ended, **summary(self.study, self.claims.read(), self.out)}
+        return {"trials": ended, **summary(self.study, patiently(self.claims.read), self.out)}
 
     def _try(self, number: int, attempt: FrozenTrial) -> bool:
         """One attempt at a trial; whether the trial has ended with it."""
@@ -237,22 +239,23 @@ class Worker:
         """Trains, tells the result, and returns it in words."""
         trial = optuna.trial.Trial(self.joined, attempt._trial_id)
         workdir = trial_workdir(self.out, number)
-        self.storage.set_trial_user_attr(attempt._trial_id, TRIAL, number)
-        settings = self._settings(number, attempt)
+        settings = patiently(lambda: self._settings(number, attempt))
         _say(f"trial {number} of {self.study.trials} begins: {in_words(settings)}")
         config = self.study.config_of(settings, f"trial {number}")
-        reports = _Reports(self, trial, attempt._trial_id, workdir, config)
+        reports = patiently(lambda: _Reports(self, trial, attempt._trial_id, workdir, config))
         if reports.goes_on():  # with what was validated before it was interrupted
             if self.study.folds:
                 crossvalidate(config, workdir, reports.fold_done)
             else:
                 train(config, workdir, on_validation=lambda step: reports.goes_on())
         measured = self._measure(workdir, config)
-        self._note(attempt, {MEASURED: measured, WORKDIR: str(workdir), **_machine()})
-        return self._tell(trial, measured, reports.pruned, workdir)
+        values = [score_of(measured, name, workdir) for name in self.study.objectives]
+        known = {MEASURED: measured, WORKDIR: str(workdir), **_machine()}
+        return patiently(lambda: self._tell(trial, values, known, reports.pruned))
 
     def _settings(self, number: int, attempt: FrozenTrial) -> Settings:
         """What the trial sets; an attempt before this one may have sampled it already."""
+        self.storage.set_trial_user_attr(attempt._trial_id, TRIAL, number)
         if SETTINGS in attempt.user_attrs:
             return attempt.user_attrs[SETTINGS]
         self.joined.sampler = make_sampler(self.study.sampler, self.study.seed, number)
@@ -280,24 +283,28 @@ class Worker:
             measured["memory_gib"] = round(compiled.memory / GIB, 3)
         return measured
 
-    def _tell(self, trial: optuna.Trial, measured: Scores, pruned: bool, workdir: Path) -> str:
-        names = list(self.study.objectives)
-        values = [score_of(measured, name, workdir) for name in names]
-        for name, most in self.study.constraints.items():
-            trial.set_constraint(name, score_of(measured, name, workdir) - most)
-        words = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values, strict=True))
+    def _tell(
+        self, trial: optuna.Trial, values: list[float], known: Mapping[str, Any], pruned: bool
+    ) -> str:
+        words = ", ".join(
+            f"{name} {value:.4g}" for name, value in zip(self.study.objectives, values, strict=True)
+        )
         try:
+            for name, value in known.items():
+                trial.set_user_attr(name, value)
+            for name, most in self.study.constraints.items():
+                excess = score_of(known[MEASURED], name, known[WORKDIR]) - most
+                trial.set_constraint(name, excess)
             if pruned:
                 self.joined.tell(trial, state=TrialState.PRUNED)
                 return f"pruned, {words}"
             self.joined.tell(trial, values)
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            return "was taken over by another worker, because this one stood still"
+        except (ValueError, UpdateFinishedTrialError) as error:
+            # Told already, and only the answer was lost?
+            told = self.storage.get_trial(trial._trial_id).state
+            if told not in (TrialState.COMPLETE, TrialState.PRUNED):
+                raise BusyError(TAKEN_OVER) from error
         return f"done, {words}"
-
-    def _note(self, attempt: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        for name, value in attributes.items():
-            self.storage.set_trial_user_attr(attempt._trial_id, name, value)
 
     def _hand_back(self) -> None:
         attempt, self.attempt = self.attempt, None
@@ -351,13 +358,18 @@ class _Reports:
     def _report(self, step: int, score: float) -> bool:
         if step in self._told:
             return True
-        self._trial.report(score, step)
+        storage = self._worker.storage
+        try:
+            self._trial.report(score, step)
+            view = OneOfEach(self._worker.joined.study_name, storage)
+            self.pruned = self._worker.pruner.prune(view, storage.get_trial(self._identity))
+            if self.pruned:
+                self._trial.set_user_attr(TO_BE_PRUNED, step)
+        except StorageInternalError:
+            return True  # a storage that is away stops no run: it is told at the next validation
+        except UpdateFinishedTrialError as error:
+            raise BusyError(TAKEN_OVER) from error
         self._told.add(step)
-        view = OneOfEach(self._worker.joined.study_name, self._worker.storage)
-        attempt = self._worker.storage.get_trial(self._identity)
-        self.pruned = self._worker.pruner.prune(view, attempt)
-        if self.pruned:
-            self._trial.set_user_attr(TO_BE_PRUNED, step)
         return not self.pruned
 
 

@@ -157,6 +157,30 @@ def test_data_that_are_gone_end_the_worker_and_fail_no_trial(
     assert trials[0].state == "waiting"
 
 
+def test_a_storage_that_is_away_for_a_while_stops_no_trial(
+    tmp_path: Path, study, quick, monkeypatch: pytest.MonkeyPatch
+):
+    quick(by_rate)
+    monkeypatch.setattr("bonescan_jax.sweeps.storage.RETRY_SECONDS", 0.01)
+    path = study(PRUNED + RATES.format(rates=(0.1, 0.2)))
+    work(path, tmp_path / "out", limit=1)
+    away = {"asked": 0}
+    names = ("set_trial_intermediate_value", "set_trial_state_values", "create_new_trial")
+    for name in names:
+        usual = getattr(optuna.storages.JournalStorage, name)
+
+        def now_and_then(self, *arguments, _usual=usual, **more):
+            away["asked"] += 1
+            if away["asked"] % 3:
+                raise optuna.exceptions.StorageInternalError("the connection is closed")
+            return _usual(self, *arguments, **more)
+
+        monkeypatch.setattr(optuna.storages.JournalStorage, name, now_and_then)
+    said = work(path, tmp_path / "out")
+    assert (said["done"], said["waiting"]) == (2, 0)
+    assert away["asked"] > 3
+
+
 def test_told_to_stop_a_worker_hands_its_trial_back(tmp_path: Path, study, quick):
     def stopped(config, step):
         raise PreemptedError(75)
