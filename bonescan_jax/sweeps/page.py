@@ -93,7 +93,8 @@ def _body(study: Study, trials: Sequence[Trial], folder: Path) -> str:
         '<h2 id="trials-title">Trials</h2><div id="study"></div>',
         _seeds(study, trials),
         _failures(trials),
-        f"<h2>The study's file</h2><pre>{escape(study.text)}</pre>",
+        "<h2>The study's file</h2><pre tabindex='0' role='group' aria-label='The file'>"
+        f"{escape(study.text)}</pre>",
         _shared(study),
     ]
     return "".join(parts)

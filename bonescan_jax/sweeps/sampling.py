@@ -4,6 +4,7 @@ What is sampled at random is a function of the study's seed, the number of the t
 the setting: the same with one worker and with a thousand, in whatever order they work.
 """
 
+import warnings
 import zlib
 from collections.abc import Container
 from typing import Any
@@ -94,7 +95,9 @@ def make_pruner(name: str, reduction: int, first: int, last: int) -> optuna.prun
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first)
     if name == "wilcoxon":
-        return optuna.pruners.WilcoxonPruner(p_threshold=_P_VALUE)
+        with warnings.catch_warnings():  # that Optuna calls it experimental is pinned, not news
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.pruners.WilcoxonPruner(p_threshold=_P_VALUE)
     return optuna.pruners.NopPruner()
 
 

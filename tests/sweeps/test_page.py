@@ -120,6 +120,22 @@ def test_filters_sorting_and_choosing_in_a_browser(study: Path):
         driver.quit()
 
 
+@pytest.mark.parametrize("width", [1366, 390])
+def test_the_page_is_accessible_on_a_laptop_and_a_phone(study: Path, width: int):
+    chromium = pytest.importorskip("tests.report.chromium")
+    if chromium.needs_axe.args[0]:
+        pytest.skip(chromium.needs_axe.kwargs["reason"])
+    driver = chromium.start()
+    try:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.get((study.parent / "report.html").as_uri())
+        chromium.wait(driver, lambda: driver.find_elements("css selector", "#study tbody tr"))
+        chromium.check_accessibility(driver, width)
+    finally:
+        driver.quit()
+
+
 def test_the_data_of_the_page_cannot_end_their_element(study: Path):
     page = (study.parent / "report.html").read_text()
     data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1]
