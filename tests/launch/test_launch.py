@@ -299,3 +299,15 @@ def test_a_dry_run_of_a_database_makes_nothing(tmp_path: Path):
     assert f"export PGPASSFILE={tmp_path}/db/pgpass" in ended.stdout
     assert "postgresql+psycopg://bonescan@127.0.0.1:5999/bonescan" in ended.stdout
     assert not (tmp_path / "db").exists()
+
+
+def test_workers_in_a_skypilot_pool_have_what_the_pool_mounts():
+    pool, job = (
+        yaml.safe_load((LAUNCH / f"sweep_sky_{name}.yaml").read_text()) for name in ("pool", "job")
+    )
+    assert "run" not in pool  # as SkyPilot asks of a pool, and the others of its jobs
+    assert not job.keys() & {"setup", "workdir", "file_mounts", "volumes"}
+    assert job["resources"]["accelerators"] == pool["resources"]["accelerators"]
+    assert job["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert all(f"={mount}/" in job["run"] for mount in pool["volumes"])
+    subprocess.run(["bash", "-n"], input=job["run"], text=True, check=True)
