@@ -126,11 +126,15 @@ def open_storage(url: str | None, out: Path) -> optuna.storages.BaseStorage:
         raise InputError(hidden_password(f"--storage: {url} cannot be opened: {reason}")) from error
 
 
+class StorageAwayError(RunError):
+    """A storage has been away for so long that a worker gives up."""
+
+
 def patiently(ask: Callable[[], Answer]) -> Answer:
     """What a storage answers, also where it is away for a while, as while a database restarts.
 
     Raises:
-        RunError: it has not come back.
+        StorageAwayError: it has not come back.
     """
     deadline = time.monotonic() + AWAY_SECONDS
     told = False
@@ -140,7 +144,7 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
         except optuna.exceptions.StorageInternalError as error:
             reason = hidden_password(" ".join(str(error.__cause__ or error).split()))
             if time.monotonic() > deadline:
-                raise RunError(
+                raise StorageAwayError(
                     f"the storage has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); "
                     "what was trained is saved, and the same command goes on"
                 ) from error

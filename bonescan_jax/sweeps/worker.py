@@ -1,5 +1,6 @@
 """One worker of a study: takes a trial, runs it, tells the result, takes the next."""
 
+import contextlib
 import gc
 import os
 import secrets
@@ -34,7 +35,7 @@ from bonescan_jax.sweeps.results import (
     validations,
 )
 from bonescan_jax.sweeps.sampling import OneOfEach, make_pruner, make_sampler
-from bonescan_jax.sweeps.storage import open_storage, patiently
+from bonescan_jax.sweeps.storage import StorageAwayError, open_storage, patiently
 from bonescan_jax.sweeps.study import Settings, Study, as_choice, read_study
 from bonescan_jax.sweeps.trials import (
     DIED,
@@ -55,6 +56,7 @@ from bonescan_jax.train import train
 FILE, BASE = "file", "base"  # attributes of a study: its text, and what all trials share
 MEASURED, WORKDIR = "measured", "workdir"  # attributes of an attempt
 TAKEN_OVER = "another worker has taken it over, because this one stood still"
+BUSY_SECONDS = 60.0  # after a look at a trial whose workdir somebody else holds
 POLL_SECONDS = 5.0  # between looks at the study, while all that is left is in other hands
 
 
@@ -194,22 +196,21 @@ class Worker:
         """One attempt at a trial; whether the trial has ended with it."""
         try:
             said = self._run(number, attempt)
-        except PreemptedError:
+        except (PreemptedError, StorageAwayError):
             self._hand_back()
             raise
         except BusyError as error:
-            self.claims.give_up(attempt, GAVE_WAY, str(error))
-            _say(f"trial {number}: {error}")
-            time.sleep(POLL_SECONDS)
+            why = str(error)
+            patiently(lambda: self.claims.give_up(attempt, GAVE_WAY, why))
+            _say(f"trial {number}: {why}")
+            time.sleep(BUSY_SECONDS)
             return False
         except (InputError, RunError) as error:
             if isinstance(error.__cause__, OSError):  # the disk, and not the settings
                 self._hand_back()
                 raise
             self._check_machine()
-            said = str(error)
-            self.claims.give_up(attempt, FAILED_FOR_GOOD, said)
-            said = f"failed: {said}"
+            said = self._fail(attempt, str(error))
         except OSError:
             self._hand_back()
             raise
@@ -217,11 +218,14 @@ class Worker:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 self.claims.give_up(attempt, DIED, f"{type(error).__name__}: {error}"[:2000])
                 raise
-            said = f"needs more memory than the device has: {str(error).splitlines()[0]}"
-            self.claims.give_up(attempt, FAILED_FOR_GOOD, said)
-            said = f"failed: {said}"
+            reason = str(error).splitlines()[0]
+            said = self._fail(attempt, f"needs more memory than the device has: {reason}")
         _say(f"trial {number} of {self.study.trials}: {said}")
         return True
+
+    def _fail(self, attempt: FrozenTrial, why: str) -> str:
+        patiently(lambda: self.claims.give_up(attempt, FAILED_FOR_GOOD, why))
+        return f"failed: {why}"
 
     def _check_machine(self) -> None:
         """Hands the trial back where not it is at fault: the data are gone.
@@ -309,7 +313,8 @@ class Worker:
     def _hand_back(self) -> None:
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
-            self.claims.hand_back(attempt)
+            with contextlib.suppress(StorageInternalError):  # others see that this worker is gone
+                self.claims.hand_back(attempt)
 
 
 class _Reports:

@@ -181,6 +181,26 @@ def test_a_storage_that_is_away_for_a_while_stops_no_trial(
     assert away["asked"] > 3
 
 
+def test_a_storage_that_stays_away_ends_the_worker_and_loses_no_trial(
+    tmp_path: Path, study, quick, monkeypatch: pytest.MonkeyPatch
+):
+    quick(by_rate)
+    path = study(RATES.format(rates=(0.1,)))
+    usual = optuna.storages.JournalStorage.set_trial_state_values
+
+    def gone(self, *arguments, **more):
+        raise optuna.exceptions.StorageInternalError("postgresql://me:secret@host is gone")
+
+    monkeypatch.setattr("bonescan_jax.sweeps.storage.AWAY_SECONDS", 0.05)
+    monkeypatch.setattr("bonescan_jax.sweeps.storage.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_state_values", gone)
+    with pytest.raises(RunError, match=r"has been away .* me:\*\*\*@host is gone"):
+        work(path, tmp_path / "out")
+    monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_state_values", usual)
+    said = work(path, tmp_path / "out")
+    assert (said["done"], said["failed"]) == (1, 0)
+
+
 def test_told_to_stop_a_worker_hands_its_trial_back(tmp_path: Path, study, quick):
     def stopped(config, step):
         raise PreemptedError(75)
