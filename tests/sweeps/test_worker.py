@@ -194,7 +194,7 @@ def test_a_storage_that_stays_away_ends_the_worker_and_loses_no_trial(
     monkeypatch.setattr("bonescan_jax.sweeps.storage.AWAY_SECONDS", 0.05)
     monkeypatch.setattr("bonescan_jax.sweeps.storage.RETRY_SECONDS", 0.01)
     monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_state_values", gone)
-    with pytest.raises(RunError, match=r"has been away .* me:\*\*\*@host is gone"):
+    with pytest.raises(RunError, match=r"has been away .*me:\*\*\*@host is gone"):
         work(path, tmp_path / "out")
     monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_state_values", usual)
     said = work(path, tmp_path / "out")
