@@ -114,7 +114,8 @@ def disturb(
             if storage:
                 held.append(connections(storage))
             alive = [place for place, worker in enumerate(running) if worker.poll() is None]
-            if done == kills or not alive:
+            begun = len(list((out / "trials").glob("*")))
+            if done == kills or not alive or begun <= done:  # in the middle of trials
                 continue
             place = chance.choice(alive)
             order = (signal.SIGKILL, signal.SIGTERM)[done % 2]
