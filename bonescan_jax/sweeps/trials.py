@@ -179,7 +179,7 @@ class Claims:
 
     def hand_back(self, attempt: FrozenTrial) -> None:
         """Lets other workers go on with a trial at once."""
-        self.give_up(attempt, HANDED_BACK, f"at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}")
+        self.give_up(attempt, HANDED_BACK, f"handed back at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}")
 
 
 def _by_trial(attempts: Sequence[FrozenTrial], count: int) -> dict[int, list[FrozenTrial]]:
