@@ -9,7 +9,7 @@ ROOMS = (
     "__main__",
     "cli",
     "benchmark",
-    "sweeps",
+    "sweep",
     "crossvalidate",
     "predict",
     "train",

@@ -200,7 +200,7 @@ def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     if values.study:
         require(values, "workdir")
         require_optuna()
-        from bonescan_jax.sweeps.page import write_study_report
+        from bonescan_jax.sweep.page import write_study_report
 
         return write_study_report(Path(values.study), Path(values.workdir), values.storage, out)
     return write_report(read_workdirs(values), values.max_megabytes, read_changes(values), out)

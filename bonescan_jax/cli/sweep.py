@@ -42,7 +42,7 @@ def _define_sweep(values: flags.FlagValues) -> None:
     study_flags(values)
     string_flag(values, "out", None, "Folder of the sweep, on a disk that all workers share.")
     changes_flag(values)
-    integer_flag(values, "limit", 0, "Ends after so many trials; 0: when none is left.", 0)
+    integer_flag(values, "trials", 0, "Ends after so many trials; 0: when none is left.", 0)
     text = (
         "Stays while trials of other workers run, to go on with those of one that dies; --nowait "
         "frees its device."
@@ -58,12 +58,12 @@ def _run_sweep(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     require_optuna()
     study, out = Path(values.study), Path(values.out)
     if values.status:
-        from bonescan_jax.sweeps.status import status
+        from bonescan_jax.sweep.status import status
 
         return status(study, out, values.storage)
-    from bonescan_jax.sweeps.worker import work
+    from bonescan_jax.sweep.worker import work
 
-    return work(study, out, values.storage, read_changes(values), values.limit, values.wait)
+    return work(study, out, values.storage, read_changes(values), values.trials, values.wait)
 
 
 VERBS = {

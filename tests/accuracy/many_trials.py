@@ -16,13 +16,13 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from bonescan_jax.sweeps.page import write_study_report
-from bonescan_jax.sweeps.sampling import SeededSampler, make_sampler
-from bonescan_jax.sweeps.status import status
-from bonescan_jax.sweeps.storage import open_storage
-from bonescan_jax.sweeps.study import read_study
-from bonescan_jax.sweeps.trials import SETTINGS, TRIAL, WORKER, Claims
-from bonescan_jax.sweeps.worker import MEASURED, join_study
+from bonescan_jax.sweep.page import write_study_report
+from bonescan_jax.sweep.sampling import SeededSampler, make_sampler
+from bonescan_jax.sweep.status import status
+from bonescan_jax.sweep.storage import open_storage
+from bonescan_jax.sweep.study import read_study
+from bonescan_jax.sweep.trials import SETTINGS, TRIAL, WORKER, Claims
+from bonescan_jax.sweep.worker import MEASURED, join_study
 
 STUDY = '''"""A search of ten parameters."""
 

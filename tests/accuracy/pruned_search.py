@@ -15,8 +15,8 @@ import numpy as np
 from bonescan_jax.evaluate import evaluate
 from bonescan_jax.metrics.rows import read_rows
 from bonescan_jax.metrics.segmentation import pooled_dice
-from bonescan_jax.sweeps.status import load
-from bonescan_jax.sweeps.worker import trial_workdir, work
+from bonescan_jax.sweep.status import load
+from bonescan_jax.sweep.worker import trial_workdir, work
 
 STUDY = '''"""Learning rate, loss and sampling of a small network."""
 

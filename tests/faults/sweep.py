@@ -20,9 +20,9 @@ from typing import Any
 
 import optuna
 
-from bonescan_jax.sweeps.storage import JOURNAL, open_storage
-from bonescan_jax.sweeps.trials import Claims, Trial
-from bonescan_jax.sweeps.worker import is_alive, trial_workdir
+from bonescan_jax.sweep.storage import JOURNAL, open_storage
+from bonescan_jax.sweep.trials import Claims, Trial
+from bonescan_jax.sweep.worker import is_alive, trial_workdir
 from tests.compiling import FAST
 from tests.faults.processes import PATIENCE, ROOT, SETTINGS, bit_equal, prepare_data
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.sweeps.study import read_study
+from bonescan_jax.sweep.study import read_study
 
 ROOT = Path(__file__).parents[2]
 HEAD = f'CONFIG = "{ROOT}/configs/phantom.py"\n'

@@ -16,7 +16,7 @@ import optuna
 from bonescan_jax.config import default_config
 from bonescan_jax.errors import InputError
 from bonescan_jax.runs.workdir import MAY_CHANGE, change, flatten
-from bonescan_jax.sweeps.sampling import PRUNERS, SAMPLERS, make_sampler
+from bonescan_jax.sweep.sampling import PRUNERS, SAMPLERS, make_sampler
 from bonescan_jax.tasks import task_of, validate
 
 Settings = dict[str, Any]  # values by dotted name, as JSON holds them

@@ -18,9 +18,9 @@ from scipy import stats
 
 from bonescan_jax.report.offline import offline_page
 from bonescan_jax.report.parts import number, table
-from bonescan_jax.sweeps.status import load
-from bonescan_jax.sweeps.study import Settings, Study
-from bonescan_jax.sweeps.trials import (
+from bonescan_jax.sweep.status import load
+from bonescan_jax.sweep.study import Settings, Study
+from bonescan_jax.sweep.trials import (
     DONE,
     FAILED,
     PRUNED,
@@ -30,7 +30,7 @@ from bonescan_jax.sweeps.trials import (
     WHY,
     Trial,
 )
-from bonescan_jax.sweeps.worker import (
+from bonescan_jax.sweep.worker import (
     MEASURED,
     best_trials,
     in_words,
@@ -46,13 +46,13 @@ LEVEL = 0.95  # of intervals over seeds
 def write_study_report(
     study_file: Path, folder: Path, url: str | None, out: Path | None = None
 ) -> dict[str, Any]:
-    """Writes report.html and trials.csv on a study.
+    """Writes a page on a study, and a CSV of its trials beside it.
 
     Args:
         study_file: of the study.
         folder: of the sweep.
         url: of its storage.
-        out: the page; by default report.html in the folder, and the CSV beside it.
+        out: the page; by default report.html in the folder.
 
     Returns:
         How many trials are in each state, the best ones, and the paths.

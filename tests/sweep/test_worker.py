@@ -9,11 +9,11 @@ import pytest
 from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.runs.workdir import read_config
-from bonescan_jax.sweeps import worker as module
-from bonescan_jax.sweeps.status import load, status
-from bonescan_jax.sweeps.storage import open_storage
-from bonescan_jax.sweeps.trials import WHY
-from bonescan_jax.sweeps.worker import trial_workdir, work
+from bonescan_jax.sweep import worker as module
+from bonescan_jax.sweep.status import load, status
+from bonescan_jax.sweep.storage import open_storage
+from bonescan_jax.sweep.trials import WHY
+from bonescan_jax.sweep.worker import trial_workdir, work
 from bonescan_jax.train import train
 from tests.faults.sweep import SHORT
 
@@ -161,7 +161,7 @@ def test_a_storage_that_is_away_for_a_while_stops_no_trial(
     tmp_path: Path, study, quick, monkeypatch: pytest.MonkeyPatch
 ):
     quick(by_rate)
-    monkeypatch.setattr("bonescan_jax.sweeps.storage.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("bonescan_jax.sweep.storage.RETRY_SECONDS", 0.01)
     path = study(PRUNED + RATES.format(rates=(0.1, 0.2)))
     work(path, tmp_path / "out", limit=1)
     away = {"asked": 0}
@@ -191,8 +191,8 @@ def test_a_storage_that_stays_away_ends_the_worker_and_loses_no_trial(
     def gone(self, *arguments, **more):
         raise optuna.exceptions.StorageInternalError("postgresql://me:secret@host is gone")
 
-    monkeypatch.setattr("bonescan_jax.sweeps.storage.AWAY_SECONDS", 0.05)
-    monkeypatch.setattr("bonescan_jax.sweeps.storage.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("bonescan_jax.sweep.storage.AWAY_SECONDS", 0.05)
+    monkeypatch.setattr("bonescan_jax.sweep.storage.RETRY_SECONDS", 0.01)
     monkeypatch.setattr(optuna.storages.JournalStorage, "set_trial_state_values", gone)
     with pytest.raises(RunError, match=r"has been away .*me:\*\*\*@host is gone"):
         work(path, tmp_path / "out")

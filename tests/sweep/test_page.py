@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bonescan_jax.sweeps.page import (
+from bonescan_jax.sweep.page import (
     importances,
     seed_groups,
     t_interval,
     write_study_report,
 )
-from bonescan_jax.sweeps.status import load
+from bonescan_jax.sweep.status import load
 from tests.accuracy.many_trials import STUDY, made_up
 
 TRIALS = 300

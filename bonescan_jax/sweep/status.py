@@ -10,9 +10,9 @@ import rich.text
 
 from bonescan_jax.errors import InputError
 from bonescan_jax.runs.lock import silent_seconds
-from bonescan_jax.sweeps.storage import open_storage
-from bonescan_jax.sweeps.study import Study, read_study
-from bonescan_jax.sweeps.trials import (
+from bonescan_jax.sweep.storage import open_storage
+from bonescan_jax.sweep.study import Study, read_study
+from bonescan_jax.sweep.trials import (
     FAILED,
     RUNNING,
     SETTINGS,
@@ -22,7 +22,7 @@ from bonescan_jax.sweeps.trials import (
     Claims,
     Trial,
 )
-from bonescan_jax.sweeps.worker import in_words, is_alive, summary, workers_folder
+from bonescan_jax.sweep.worker import in_words, is_alive, summary, workers_folder
 
 SHOWN = 20  # trials of a state
 

@@ -4,8 +4,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bonescan_jax.sweeps.sampling import OneOfEach, SeededSampler, make_pruner
-from bonescan_jax.sweeps.trials import (
+from bonescan_jax.sweep.sampling import OneOfEach, SeededSampler, make_pruner
+from bonescan_jax.sweep.trials import (
     DONE,
     FAILED,
     FAILED_FOR_GOOD,

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from bonescan_jax.errors import InputError
-from bonescan_jax.sweeps.storage import JOURNAL, Journal, hidden_password, open_storage
+from bonescan_jax.sweep.storage import JOURNAL, Journal, hidden_password, open_storage
 
 TORN = b'{"op_code":4,"worker_id":"gone","stud'
 

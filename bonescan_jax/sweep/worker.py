@@ -27,17 +27,17 @@ from bonescan_jax.crossvalidate import crossvalidate
 from bonescan_jax.errors import BusyError, InputError, RunError
 from bonescan_jax.input_pipeline import example_records
 from bonescan_jax.runs.lock import claimed, silent_seconds
-from bonescan_jax.sweeps.results import (
+from bonescan_jax.sweep.results import (
     Scores,
     images_per_second,
     run_seconds,
     score_of,
     validations,
 )
-from bonescan_jax.sweeps.sampling import OneOfEach, make_pruner, make_sampler
-from bonescan_jax.sweeps.storage import StorageAwayError, open_storage, patiently
-from bonescan_jax.sweeps.study import Settings, Study, as_choice, read_study
-from bonescan_jax.sweeps.trials import (
+from bonescan_jax.sweep.sampling import OneOfEach, make_pruner, make_sampler
+from bonescan_jax.sweep.storage import StorageAwayError, open_storage, patiently
+from bonescan_jax.sweep.study import Settings, Study, as_choice, read_study
+from bonescan_jax.sweep.trials import (
     DIED,
     DONE,
     FAILED,
@@ -379,7 +379,7 @@ class _Reports:
 
 
 def summary(study: Study, trials: list[Trial], out: Path) -> dict[str, Any]:
-    """How many trials are in each state, and the best one with the command that trains it again."""
+    """How many trials are in each state, and the best one; of several objectives, the best ones."""
     counts = {
         state: sum(trial.state == state for trial in trials)
         for state in (RUNNING, DONE, PRUNED, FAILED)
