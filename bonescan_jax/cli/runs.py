@@ -24,7 +24,7 @@ from bonescan_jax.cli.flags import (
     workdir_flag,
     workdirs_flag,
 )
-from bonescan_jax.cli.sweep import require_optuna, study_flags
+from bonescan_jax.cli.sweep import require_optuna, storage_flag
 from bonescan_jax.cli.verb import Verb, finish
 
 # ---- train ---------------------------------------------------------------------------------------
@@ -189,7 +189,8 @@ def _define_report(values: flags.FlagValues) -> None:
     integer_flag(values, "max_megabytes", 64, text, lower=1)
     text = "File for the page; by default report.html in the folder, of several A+B+C.html there."
     string_flag(values, "out", None, text)
-    study_flags(values)
+    string_flag(values, "study", None, "Folder of a sweep: the page is on its study.")
+    storage_flag(values)
 
 
 def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
@@ -198,11 +199,13 @@ def _run_report(values: flags.FlagValues, rest: list[str]) -> dict[str, Any]:
     refuse_positionals(rest)
     out = Path(values.out) if values.out else None
     if values.study:
-        require(values, "workdir")
         require_optuna()
         from bonescan_jax.sweep.page import write_study_report
+        from bonescan_jax.sweep.status import recorded
 
-        return write_study_report(Path(values.study), Path(values.workdir), values.storage, out)
+        folder = Path(values.study)
+        file, storage = recorded(folder)
+        return write_study_report(file, folder, values.storage or storage, out)
     return write_report(read_workdirs(values), values.max_megabytes, read_changes(values), out)
 
 
@@ -271,9 +274,9 @@ VERBS = {
         "findings are shown on the scans. It is report.html in the folder, or A+B+C.html beside\n"
         "the first of several. A folder that `bonescan evaluate` wrote, as of an ensemble, is one\n"
         "too. The page needs no network.\n\n"
-        "With --study=FILE [--storage=URL] the page is on a study, and --workdir the --out of its\n"
-        "workers: trials to filter and sort, what mattered, the best one with its command. A CSV\n"
-        "of all trials lies beside it.",
+        "With --study=DIR the page is on the study of a sweep, and DIR the --out of its workers:\n"
+        "trials to filter and sort, what mattered, the best one with its command. A CSV of all\n"
+        "trials lies beside it. --storage is needed where its URL holds a password.",
         _define_report,
         _run_report,
     ),

@@ -17,9 +17,8 @@ from bonescan_jax.cli.verb import Verb
 from bonescan_jax.errors import InputError
 
 
-def study_flags(values: flags.FlagValues) -> None:
-    """Defines which study, and where it is kept."""
-    string_flag(values, "study", None, "File of the study, such as configs/sweeps/rates.py.")
+def storage_flag(values: flags.FlagValues) -> None:
+    """Defines where a study is kept."""
     text = (
         "journal:FILE (default: study.log in --out), on one machine or a small shared disk; "
         "postgresql+psycopg://USER@HOST/NAME for clusters, password in PGPASSWORD or PGPASSFILE."
@@ -39,7 +38,8 @@ def require_optuna() -> None:
 
 
 def _define_sweep(values: flags.FlagValues) -> None:
-    study_flags(values)
+    string_flag(values, "study", None, "File of the study, such as configs/sweeps/rates.py.")
+    storage_flag(values)
     string_flag(values, "out", None, "Folder of the sweep, on a disk that all workers share.")
     changes_flag(values)
     integer_flag(values, "trials", 0, "Ends after so many trials; 0: when none is left.", 0)

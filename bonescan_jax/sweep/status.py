@@ -1,5 +1,6 @@
 """What has become of the trials of a study, as a table."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,25 @@ from bonescan_jax.sweep.trials import (
     Claims,
     Trial,
 )
-from bonescan_jax.sweep.worker import in_words, is_alive, summary, workers_folder
+from bonescan_jax.sweep.worker import RECORD, in_words, is_alive, summary, workers_folder
 
 SHOWN = 20  # trials of a state
+
+
+def recorded(out: Path) -> tuple[Path, str | None]:
+    """The file and the storage of the study that workers have begun in this folder.
+
+    Raises:
+        InputError: none has.
+    """
+    path = out / RECORD
+    try:
+        about = json.loads(path.read_text())
+        return out / f"{about['study']}.py", about["storage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--study: {path}: {error}; expected the folder that was --out of bonescan sweep"
+        ) from error
 
 
 def load(study_file: Path, out: Path, url: str | None) -> tuple[Study, list[Trial]]:

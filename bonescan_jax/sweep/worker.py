@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import os
 import secrets
 import shutil
@@ -35,7 +36,7 @@ from bonescan_jax.sweep.results import (
     validations,
 )
 from bonescan_jax.sweep.sampling import OneOfEach, make_pruner, make_sampler
-from bonescan_jax.sweep.storage import StorageAwayError, open_storage, patiently
+from bonescan_jax.sweep.storage import StorageAwayError, hidden_password, open_storage, patiently
 from bonescan_jax.sweep.study import Settings, Study, as_choice, read_study
 from bonescan_jax.sweep.trials import (
     DIED,
@@ -54,6 +55,7 @@ from bonescan_jax.sweep.trials import (
 from bonescan_jax.train import train
 
 FILE, BASE = "file", "base"  # attributes of a study: its text, and what all trials share
+RECORD = "study.json"
 MEASURED, WORKDIR = "measured", "workdir"  # attributes of an attempt
 TAKEN_OVER = "another worker has taken it over, because this one stood still"
 BUSY_SECONDS = 60.0  # after a look at a trial whose workdir somebody else holds
@@ -135,10 +137,20 @@ def work(
         try:
             storage = open_storage(url, out)
             worker = Worker(study, join_study(study, storage), storage, out, name)
+            _record(study, out, url, name)
             return worker.run(limit, wait)
         finally:
             PREEMPTION.farewell = lambda: None
             shutil.rmtree(workers_folder(out) / name, ignore_errors=True)
+
+
+def _record(study: Study, out: Path, url: str | None, worker: str) -> None:
+    """Leaves in the folder of the sweep what `sweep.status.recorded` finds it again by."""
+    about = {"study": study.name, "storage": hidden_password(url) if url else None}
+    for name, text in ((f"{study.name}.py", study.text), (RECORD, json.dumps(about) + "\n")):
+        unfinished = out / f"{name}.{worker}"  # workers write the same at the same moment
+        unfinished.write_text(text)
+        unfinished.replace(out / name)
 
 
 class Worker:

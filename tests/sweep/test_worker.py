@@ -10,7 +10,8 @@ from bonescan_jax.cluster.preemption import PREEMPTION, PreemptedError
 from bonescan_jax.errors import InputError, RunError
 from bonescan_jax.runs.workdir import read_config
 from bonescan_jax.sweep import worker as module
-from bonescan_jax.sweep.status import load, status
+from bonescan_jax.sweep.page import write_study_report
+from bonescan_jax.sweep.status import load, recorded, status
 from bonescan_jax.sweep.storage import open_storage
 from bonescan_jax.sweep.trials import WHY
 from bonescan_jax.sweep.worker import trial_workdir, work
@@ -307,6 +308,18 @@ def test_status_tells_what_became_of_each_trial(tmp_path: Path, study, quick, ca
     assert "1 never begun" in table
     with pytest.raises(InputError, match="holds no study of the name"):
         status(path, tmp_path / "elsewhere", None)
+
+
+def test_a_report_needs_nothing_but_the_folder(tmp_path: Path, study, quick):
+    quick(by_rate)
+    path = study(RATES.format(rates=(0.1, 0.2)))
+    work(path, tmp_path / "out", f"journal:{tmp_path}/elsewhere.log")
+    path.unlink()
+    file, url = recorded(tmp_path / "out")
+    said = write_study_report(file, tmp_path / "out", url)
+    assert (said["done"], said["best"][0]["trial"]) == (2, 1)
+    with pytest.raises(InputError, match=r"expected the folder that was --out of bonescan sweep"):
+        recorded(tmp_path)
 
 
 def test_the_storage_is_one_that_optunas_own_tools_read(tmp_path: Path, study, quick):
